@@ -1,0 +1,1 @@
+//! The build service's rules: job specs, staleness, builds, jobs; pure.

@@ -1,0 +1,1 @@
+//! Versioned data: repos, branches, commits, files, datums.

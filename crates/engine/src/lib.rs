@@ -1,0 +1,1 @@
+//! Real operations on the graph and the loop that carries out builds.

@@ -1,0 +1,1 @@
+//! The graph solver: keys, cache, shared work; embeddable on its own.

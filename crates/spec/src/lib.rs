@@ -1,0 +1,1 @@
+//! Text to typed documents with diagnostics; pure.

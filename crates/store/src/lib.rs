@@ -1,0 +1,1 @@
+//! Everything on disk: blobs, trees, snapshots, metadata.

@@ -1,0 +1,1 @@
+//! Fakes and conformance suites; a dev-dependency only.
