@@ -243,10 +243,12 @@ pub struct RootFs {
 pub enum RootLayout {
     /// One directory, or several to be overlaid, lowest first. Never written to.
     Layers(Vec<PathBuf>),
-    /// These directories of the machine itself, read-only, at the same places; further files are written as given.
+    /// Parts of the machine itself, read-only, at the same places.
     Host {
-        /// Absolute directories.
+        /// Absolute paths. One that is a symbolic link on the machine (`/bin` to `usr/bin`) is shown as that link.
         directories: Vec<PathBuf>,
+        /// What is shown as `/etc`: a prepared directory with the few files programs need, without secrets.
+        etc: PathBuf,
     },
 }
 
