@@ -12,6 +12,7 @@ pub mod path;
 pub mod port;
 pub mod step;
 pub mod tree;
+pub mod version;
 
 pub use canon::Canon;
 pub use digest::{Digest, DigestWriter, InvalidDigest};
@@ -20,3 +21,4 @@ pub use id::{Id, Timestamp};
 pub use path::{InvalidPath, TreePath};
 pub use step::{Attempt, Step};
 pub use tree::{ContentRef, Entry, Tree, TreeError};
+pub use version::Version;
