@@ -1,1 +1,32 @@
-//! The build service's rules: job specs, staleness, builds, jobs; pure.
+//! The rules of building: which jobs a build holds, why, in which order, and what follows from each thing
+//! that happens to them.
+//!
+//! Everything here decides and nothing here runs: [`plan()`] turns job specs, heads and memories into a
+//! [`BuildPlan`]; [`Build::on`] turns an event into state and [`Effect`]s. Whoever drives it carries the effects
+//! out. The alternative, rules woven into the loop that runs jobs, could neither be tested by the thousand
+//! nor survive a crash between two lines; here a build is a value that may be stored between any two events.
+//!
+//! The words are those of Foundry's build service: a *job spec* makes output datasets from inputs, a *job* is one
+//! execution of it, a *build* one submission. What a job does is not known here: pipelines, operations and
+//! stages all look the same.
+//!
+//! Limits: freshness looks at whole inputs and outputs of a job; what inside a stale job can be reused is the
+//! solver's question. Time is always passed in.
+
+pub mod build;
+pub mod graph;
+pub mod job;
+pub mod plan;
+pub mod queue;
+pub mod selection;
+pub mod spec;
+pub mod staleness;
+
+pub use build::{Build, BuildPolicy, BuildStatus, Effect, Event, EventError};
+pub use graph::{JobSpecs, SpecError};
+pub use job::{AbortCause, Attempt, AttemptEnd, Completion, IllegalTransition, Job, JobFailure, JobState};
+pub use plan::{BuildPlan, Facts, JobIndex, PlanError, PlannedInput, PlannedJob, Request, SkippedSpec, plan};
+pub use queue::OutputQueues;
+pub use selection::{Selection, SelectionError};
+pub use spec::{DatasetBranch, Freshness, Head, InputFailure, JobInput, JobSpec, JobSpecId};
+pub use staleness::{Fresh, LastBuilt, Staleness};
