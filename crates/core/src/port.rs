@@ -304,19 +304,33 @@ pub struct Usage {
     pub peak_memory: u64,
 }
 
-/// A flag that says stop; clones share it.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+/// Says stop; clones share it. Whoever runs something long looks at it every few ten milliseconds.
+#[derive(Clone, Default)]
+pub struct Cancel {
+    flag: Arc<AtomicBool>,
+    also: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
 
 impl Cancel {
+    /// One that is also set as soon as `also` gives true; it is asked often and must be quick.
+    pub fn or_when(also: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { flag: Arc::default(), also: Some(Arc::new(also)) }
+    }
+
     /// Says stop, for good.
     pub fn set(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.flag.store(true, Ordering::SeqCst);
     }
 
     /// Whether somebody said stop.
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.flag.load(Ordering::SeqCst) || self.also.as_ref().is_some_and(|also| also())
+    }
+}
+
+impl std::fmt::Debug for Cancel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cancel({})", self.is_set())
     }
 }
 
