@@ -1,0 +1,117 @@
+//! Third pass: the files whose content is not known are read into the store.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use quern_core::ContentRef;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::list::{Folder, unlock};
+use super::stamp::{self, Stamp};
+use super::survey::Found;
+use super::{Failure, Flaw, FlawReason, ImportError, Kind, Scene};
+use crate::workspace::beneath::{self, Through};
+use crate::workspace::spread::{SERIAL, spread};
+
+/// Files up to this size are held in memory while they are stored.
+const WHOLE: u64 = 1 << 20;
+/// How often a file that changes under our hands is read again.
+const ATTEMPTS: usize = 3;
+
+/// How much was read.
+pub(super) struct Hashed {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+struct Job {
+    folder: usize,
+    /// Index in [`Folder::found`].
+    found: usize,
+    path: String,
+    linked: bool,
+}
+
+struct Taken {
+    content: ContentRef,
+    stamp: Stamp,
+    executable: bool,
+}
+
+/// Reads every file without content in [`Folder::found`], and fills it in.
+pub(super) fn hash(scene: &Scene<'_>, folders: &mut [Folder<'_>]) -> Result<Hashed, ImportError> {
+    let jobs = jobs(folders);
+    let grain = if jobs.len() < 16 { SERIAL } else { 8 };
+    let taken = super::all_or_flaws(spread(&jobs, grain, |job| take(scene, job)))?;
+    let mut hashed = Hashed { files: 0, bytes: 0 };
+    for (job, taken) in jobs.iter().zip(taken) {
+        hashed.files += 1;
+        hashed.bytes += taken.content.size;
+        let Taken { content, stamp, executable } = taken;
+        let found = Found::File { stamp, executable, linked: job.linked, content: Some(content) };
+        folders[job.folder].found[job.found].1 = found;
+    }
+    Ok(hashed)
+}
+
+fn jobs(folders: &[Folder<'_>]) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for (index, folder) in folders.iter().enumerate() {
+        for (found, (position, what)) in folder.found.iter().enumerate() {
+            if let Found::File { linked, content: None, .. } = what {
+                let name = folder.name(*position).text;
+                let path = folder.path.as_str();
+                let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+                jobs.push(Job { folder: index, found, path, linked: *linked });
+            }
+        }
+    }
+    jobs
+}
+
+/// Stores one file; what is stored is what the file held at one instant, or it is an error.
+fn take(scene: &Scene<'_>, job: &Job) -> Result<Taken, Failure> {
+    let failed = |error: io::Error| Flaw::io(&job.path, error);
+    let mut file = open(scene, job).map_err(|e| failed(e.into()))?;
+    for _ in 0..ATTEMPTS {
+        let before = stamp::look_at(&file).map_err(|e| failed(e.into()))?;
+        if before.kind != Kind::File {
+            return Err(Flaw::new(&job.path, FlawReason::Changing).into());
+        }
+        let content = match read_whole(&mut file, before.stamp.size).map_err(failed)? {
+            Some(bytes) => scene.blobs.put(&bytes)?,
+            None => scene.blobs.put_stream(&mut file)?,
+        };
+        let after = stamp::look_at(&file).map_err(|e| failed(e.into()))?;
+        if after == before && content.size == before.stamp.size {
+            return Ok(Taken { content, stamp: before.stamp, executable: before.executable });
+        }
+        file.seek(SeekFrom::Start(0)).map_err(failed)?;
+    }
+    Err(Flaw::new(&job.path, FlawReason::Changing).into())
+}
+
+/// All bytes of a small file, none for a larger one.
+fn read_whole(file: &mut File, size: u64) -> io::Result<Option<Vec<u8>>> {
+    if size > WHOLE {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(size as usize + 1);
+    file.take(WHOLE).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+fn open(scene: &Scene<'_>, job: &Job) -> Result<File, Errno> {
+    let through = if job.linked { Through::Links } else { Through::NoLinks };
+    // A pipe put in the place of the file must not make us wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match beneath::open(scene.root, &job.path, through, flags) {
+        Err(Errno::ACCESS) if scene.unlock => {
+            unlock(scene, &job.path)?;
+            beneath::open(scene.root, &job.path, through, flags)
+        }
+        result => result,
+    };
+    file.map(File::from)
+}
