@@ -1,0 +1,175 @@
+//! Typed reading of a tree by the rules of protobuf JSON, all problems at once.
+//!
+//! A reader is a function from a node to `Option<T>` that reports to [`Diagnostics`] instead of
+//! stopping: `None` means "a problem was reported". [`Object`] reads the fields of one map; the
+//! names asked for are the names known, so unknown keys are found, and spelled right, without a
+//! second list. The conventions: `snake_case` keys, each also accepted in `lowerCamelCase`; null is
+//! absent; the last of duplicate keys wins; numbers may be quoted; `1.0` is an integer; booleans are
+//! never quoted; a list is never abbreviated to its only member; values of string maps are strings.
+
+mod scalar;
+mod suggest;
+
+pub use scalar::{boolean, duration, float, int64, raw, string, text, timestamp, uint32, uint64};
+pub use suggest::closest;
+
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::source::{Span, Spanned};
+use crate::value::{Entry, Kind, Node};
+
+/// Reads a node or reports why it cannot.
+pub type Reader<T> = fn(&Node, &mut Diagnostics) -> Option<T>;
+
+/// The fields of one map.
+pub struct Object<'n, 'd> {
+    /// Where the map stands.
+    pub span: Span,
+    what: &'static str,
+    entries: &'n [Entry],
+    asked: Vec<&'static str>,
+    diagnostics: &'d mut Diagnostics,
+}
+
+impl<'n, 'd> Object<'n, 'd> {
+    /// Starts reading a map that messages call `what` (like `transform.build`); reports a node of
+    /// another kind.
+    pub fn open(what: &'static str, node: &'n Node, diagnostics: &'d mut Diagnostics) -> Option<Self> {
+        let Kind::Map(entries) = &node.kind else {
+            diagnostics.push(wrong_kind(node, "a map").help(format!("`{what}` is a map of fields")));
+            return None;
+        };
+        Some(Self { span: node.span, what, entries, asked: Vec::new(), diagnostics })
+    }
+
+    /// The diagnostics problems go to.
+    pub fn diagnostics(&mut self) -> &mut Diagnostics {
+        self.diagnostics
+    }
+
+    /// The node of a field, under its own name or in lowerCamelCase; null counts as absent.
+    pub fn node(&mut self, name: &'static str) -> Option<&'n Node> {
+        self.entry(name).map(|entry| &entry.value)
+    }
+
+    /// Where the key of a field stands, if the field is present.
+    pub fn key_span(&self, name: &str) -> Option<Span> {
+        self.entries.iter().rev().find(|entry| is_name(&entry.key, name)).map(|entry| entry.key.span)
+    }
+
+    fn entry(&mut self, name: &'static str) -> Option<&'n Entry> {
+        self.asked.push(name);
+        let mut found = self.entries.iter().rev().filter(|entry| is_name(&entry.key, name));
+        let last = found.next()?;
+        for earlier in found {
+            let message = format!("`{}` is given more than once; the last one counts", earlier.key.value);
+            let problem = Diagnostic::warning("duplicate-key", earlier.key.span, message);
+            self.diagnostics.push(problem.label(last.key.span, "the one that counts"));
+        }
+        (!last.value.is_null()).then_some(last)
+    }
+
+    /// An optional field.
+    pub fn optional<T>(&mut self, name: &'static str, read: Reader<T>) -> Option<T> {
+        let node = self.node(name)?;
+        read(node, self.diagnostics)
+    }
+
+    /// An optional field with its place.
+    pub fn spanned<T>(&mut self, name: &'static str, read: Reader<T>) -> Option<Spanned<T>> {
+        let node = self.node(name)?;
+        read(node, self.diagnostics).map(|value| Spanned::new(value, node.span))
+    }
+
+    /// A field that stands for its type's default when absent.
+    pub fn or_default<T: Default>(&mut self, name: &'static str, read: Reader<T>) -> T {
+        self.optional(name, read).unwrap_or_default()
+    }
+
+    /// A list field; absent means empty. Members that cannot be read are reported and left out.
+    pub fn list<T>(&mut self, name: &'static str, read: Reader<T>) -> Vec<T> {
+        let Some(node) = self.node(name) else { return Vec::new() };
+        let Kind::List(items) = &node.kind else {
+            let problem = wrong_kind(node, "a list");
+            let help = match &node.kind {
+                Kind::String(_) | Kind::Int(_) | Kind::Float(_) => "write it as a list of one: `[…]`",
+                _ => "write it as a list: `[…]`",
+            };
+            self.diagnostics.push(problem.help(help));
+            return Vec::new();
+        };
+        items.iter().filter_map(|item| read(item, self.diagnostics)).collect()
+    }
+
+    /// A list field whose members keep their places.
+    pub fn spanned_list<T>(&mut self, name: &'static str, read: Reader<T>) -> Vec<Spanned<T>> {
+        let Some(node) = self.node(name) else { return Vec::new() };
+        let Kind::List(items) = &node.kind else { return self.refuse_list(node) };
+        let one = |item: &Node, diagnostics: &mut Diagnostics| {
+            read(item, diagnostics).map(|value| Spanned::new(value, item.span))
+        };
+        items.iter().filter_map(|item| one(item, self.diagnostics)).collect()
+    }
+
+    fn refuse_list<T>(&mut self, node: &Node) -> Vec<T> {
+        self.diagnostics.push(wrong_kind(node, "a list").help("write it as a list: `[…]`"));
+        Vec::new()
+    }
+
+    /// A map from strings to strings, in the order of the text; absent means empty.
+    pub fn string_map(&mut self, name: &'static str) -> Vec<(String, String)> {
+        let Some(node) = self.node(name) else { return Vec::new() };
+        let Kind::Map(entries) = &node.kind else {
+            self.diagnostics.push(wrong_kind(node, "a map of strings"));
+            return Vec::new();
+        };
+        let mut out: Vec<(String, String)> = Vec::new();
+        for entry in entries {
+            if let Some(value) = string(&entry.value, self.diagnostics) {
+                out.retain(|(key, _)| *key != entry.key.value);
+                out.push((entry.key.value.clone(), value));
+            }
+        }
+        out
+    }
+
+    /// Reports every key that was not asked for.
+    pub fn finish(self) {
+        let unknown = |entry: &&Entry| !self.asked.iter().any(|name| is_name(&entry.key, name));
+        for entry in self.entries.iter().filter(unknown) {
+            if self.diagnostics.is_full() {
+                return;
+            }
+            let message = format!("unknown field `{}` in `{}`", entry.key.value, self.what);
+            let problem = Diagnostic::error("unknown-field", entry.key.span, message);
+            self.diagnostics.push(match closest(&entry.key, &self.asked) {
+                Some(name) => problem.help(format!("did you mean `{name}`?")),
+                None => problem.help(format!("known fields: {}", self.asked.join(", "))),
+            });
+        }
+    }
+}
+
+/// Whether `key` spells the field `name`, in snake_case or in lowerCamelCase.
+fn is_name(key: &str, name: &str) -> bool {
+    if key == name {
+        return true;
+    }
+    let mut key = key.chars();
+    let mut name = name.chars();
+    while let Some(expected) = name.next() {
+        let same = match expected {
+            '_' => name.next().is_some_and(|c| key.next() == Some(c.to_ascii_uppercase())),
+            c => key.next() == Some(c),
+        };
+        if !same {
+            return false;
+        }
+    }
+    key.next().is_none()
+}
+
+/// The problem of a node that is not what the field holds.
+pub fn wrong_kind(node: &Node, expected: &str) -> Diagnostic {
+    let message = format!("expected {expected}, found {}", node.kind_name());
+    Diagnostic::error("wrong-type", node.span, message)
+}

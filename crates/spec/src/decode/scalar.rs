@@ -1,0 +1,150 @@
+//! Readers of single values.
+
+use std::num::{IntErrorKind, ParseIntError};
+
+use super::wrong_kind;
+use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::duration::GoDuration;
+use crate::value::{Kind, Node};
+
+/// A string; nothing else is turned into one.
+pub fn string(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
+    text(node, diagnostics).map(str::to_owned)
+}
+
+/// A string, borrowed.
+pub fn text<'n>(node: &'n Node, diagnostics: &mut Diagnostics) -> Option<&'n str> {
+    if let Kind::String(text) = &node.kind {
+        return Some(text);
+    }
+    let problem = wrong_kind(node, "a string");
+    diagnostics.push(match node.kind {
+        Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => problem.help("put it in quotes"),
+        _ => problem,
+    });
+    None
+}
+
+/// A truth value, never quoted.
+pub fn boolean(node: &Node, diagnostics: &mut Diagnostics) -> Option<bool> {
+    if let Kind::Bool(value) = node.kind {
+        return Some(value);
+    }
+    let problem = wrong_kind(node, "`true` or `false`");
+    diagnostics.push(match &node.kind {
+        Kind::String(text) if matches!(text.as_str(), "true" | "false") => problem.help("remove the quotes"),
+        _ => problem,
+    });
+    None
+}
+
+/// Any node, as JSON.
+pub fn raw(node: &Node, _diagnostics: &mut Diagnostics) -> Option<serde_json::Value> {
+    Some(node.to_json())
+}
+
+/// A signed 64-bit integer.
+pub fn int64(node: &Node, diagnostics: &mut Diagnostics) -> Option<i64> {
+    integer(node, diagnostics, "an integer", i64::try_from)
+}
+
+/// An unsigned 64-bit integer.
+pub fn uint64(node: &Node, diagnostics: &mut Diagnostics) -> Option<u64> {
+    integer(node, diagnostics, "an integer that is not negative", u64::try_from)
+}
+
+/// An unsigned 32-bit integer.
+pub fn uint32(node: &Node, diagnostics: &mut Diagnostics) -> Option<u32> {
+    integer(node, diagnostics, "an integer that is not negative", u32::try_from)
+}
+
+fn integer<T, E>(
+    node: &Node,
+    diagnostics: &mut Diagnostics,
+    expected: &str,
+    narrow: fn(i128) -> Result<T, E>,
+) -> Option<T> {
+    let value = match &node.kind {
+        Kind::Int(value) => *value,
+        // Every float of this size and without fraction is exactly an integer.
+        Kind::Float(value) if value.fract() == 0.0 && value.abs() < 1e30 => *value as i128,
+        Kind::Float(value) => {
+            let message = format!("expected {expected}, found the fraction {value}");
+            diagnostics.push(Diagnostic::error("wrong-type", node.span, message));
+            return None;
+        }
+        Kind::String(text) => match text.parse::<i128>() {
+            Ok(value) => value,
+            Err(error) => {
+                diagnostics.push(not_an_integer(node, text, expected, &error));
+                return None;
+            }
+        },
+        _ => {
+            diagnostics.push(wrong_kind(node, expected));
+            return None;
+        }
+    };
+    let narrowed = narrow(value).ok();
+    if narrowed.is_none() {
+        let message = format!("{value} is out of range; expected {expected}");
+        diagnostics.push(Diagnostic::error("out-of-range", node.span, message));
+    }
+    narrowed
+}
+
+fn not_an_integer(node: &Node, text: &str, expected: &str, error: &ParseIntError) -> Diagnostic {
+    match error.kind() {
+        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => {
+            Diagnostic::error("out-of-range", node.span, format!("`{text}` is out of range"))
+        }
+        _ => {
+            let message = format!("expected {expected}, found the text `{text}`");
+            Diagnostic::error("wrong-type", node.span, message)
+        }
+    }
+}
+
+/// A finite number, possibly quoted.
+pub fn float(node: &Node, diagnostics: &mut Diagnostics) -> Option<f64> {
+    let value = match &node.kind {
+        Kind::Int(value) => Some(*value as f64),
+        Kind::Float(value) => Some(*value),
+        Kind::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let finite = value.filter(|value: &f64| value.is_finite());
+    if finite.is_none() {
+        diagnostics.push(wrong_kind(node, "a number"));
+    }
+    finite
+}
+
+/// A Go duration: a string with units.
+pub fn duration(node: &Node, diagnostics: &mut Diagnostics) -> Option<GoDuration> {
+    let Kind::String(text) = &node.kind else {
+        let problem = wrong_kind(node, "a duration as a string");
+        diagnostics.push(problem.help("write the unit, in quotes, like \"300s\" or \"5m\""));
+        return None;
+    };
+    let parsed = text.parse();
+    parsed
+        .map_err(|error: crate::duration::InvalidDuration| {
+            let problem = Diagnostic::error("invalid-duration", node.span, error.to_string());
+            diagnostics.push(problem.help("write the unit, like \"300s\", \"5m\" or \"1h30m\""));
+        })
+        .ok()
+}
+
+/// An RFC 3339 time, kept as it is spelled.
+pub fn timestamp(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
+    let text = text(node, diagnostics)?;
+    let strict = text.as_bytes().get(10).is_some_and(|byte| matches!(byte, b'T' | b't'));
+    if strict && !text.contains('[') && text.parse::<jiff::Timestamp>().is_ok() {
+        return Some(text.to_owned());
+    }
+    let message = format!("`{text}` is not an RFC 3339 time");
+    let problem = Diagnostic::error("invalid-time", node.span, message);
+    diagnostics.push(problem.help("write it like \"2006-01-02T15:04:05Z\""));
+    None
+}
