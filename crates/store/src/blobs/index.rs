@@ -1,0 +1,179 @@
+//! The index of packed blobs: digest to slot, in `db/index.sqlite`.
+//!
+//! It holds nothing that the packs do not say, so a lost or stale index is mended by reading packs from where it ends.
+//! Blobs that a prune wants to remove are *doomed* first; see `prune`.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use quern_core::Digest;
+use quern_core::port::PortError;
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
+
+use super::pack::{PackId, Slot};
+use crate::sqlite::{Database, Durability};
+
+const SCHEMA: &str = "
+    BEGIN IMMEDIATE;
+    CREATE TABLE IF NOT EXISTS packs (id INTEGER PRIMARY KEY, indexed INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS blobs (digest BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
+                                      length INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS doomed (digest BLOB PRIMARY KEY, sentence INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS sentences (id INTEGER PRIMARY KEY, leases TEXT NOT NULL);
+    PRAGMA user_version = 1;
+    COMMIT;
+";
+
+#[derive(Debug)]
+pub(crate) struct Index {
+    database: Database,
+    writer: Mutex<Option<Connection>>,
+}
+
+/// What the index says about a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    /// None if it is not in a pack.
+    pub(super) slot: Option<Slot>,
+    /// A prune is about to remove it: it can still be read, but must not be relied on.
+    pub(super) doomed: bool,
+}
+
+impl Index {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { database: Database::new(path, Durability::Process), writer: Mutex::default() }
+    }
+
+    /// Makes the tables if this is a new file. Has to come before everything else.
+    pub(super) fn prepare(&self) -> Result<(), PortError> {
+        let version: i64 = self.database.with_reader(|connection| {
+            connection
+                .query_row("PRAGMA user_version", [], |row| row.get(0))
+                .map_err(|error| self.failed(&error))
+        })?;
+        if version > 0 {
+            return Ok(());
+        }
+        let connection = self.database.connect()?;
+        connection.execute_batch(SCHEMA).map_err(|error| self.failed(&error))?;
+        *self.lock() = Some(connection);
+        Ok(())
+    }
+
+    /// The only entry for writing: one transaction at a time, over all processes.
+    pub(super) fn write<T>(
+        &self,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T, PortError>,
+    ) -> Result<T, PortError> {
+        let mut writer = self.lock();
+        let connection = match &mut *writer {
+            Some(connection) => connection,
+            empty => empty.insert(self.database.connect()?),
+        };
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|error| self.failed(&error))?;
+        let result = f(&transaction)?;
+        transaction.commit().map_err(|error| self.failed(&error))?;
+        Ok(result)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn failed(&self, error: &rusqlite::Error) -> PortError {
+        self.database.failed("failed", error)
+    }
+
+    pub(super) fn find(&self, digest: &Digest) -> Result<Found, PortError> {
+        const SQL: &str =
+            "SELECT b.pack, b.offset, b.length, d.digest IS NOT NULL FROM (SELECT ?1 AS digest) w
+            LEFT JOIN blobs b ON b.digest = w.digest LEFT JOIN doomed d ON d.digest = w.digest";
+        self.database.with_reader(|connection| {
+            connection
+                .prepare_cached(SQL)
+                .and_then(|mut statement| {
+                    statement.query_row([digest.as_bytes()], |row| {
+                        let pack: Option<PackId> = row.get(0)?;
+                        let slot = match pack {
+                            Some(pack) => Some(Slot { pack, offset: row.get(1)?, length: row.get(2)? }),
+                            None => None,
+                        };
+                        Ok(Found { slot, doomed: row.get(3)? })
+                    })
+                })
+                .map_err(|error| self.failed(&error))
+        })
+    }
+
+    /// How much of each pack is indexed.
+    pub(super) fn packs(&self) -> Result<Vec<(PackId, u64)>, PortError> {
+        self.database.with_reader(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT id, indexed FROM packs ORDER BY id")
+                .map_err(|error| self.failed(&error))?;
+            let rows = statement.query_map([], |row| Ok((row.get(0)?, length_of(row.get(1)?))));
+            rows.and_then(Iterator::collect).map_err(|error| self.failed(&error))
+        })
+    }
+
+    /// How much of a pack is indexed.
+    pub(super) fn indexed(&self, pack: PackId) -> Result<u64, PortError> {
+        let indexed = self.database.with_reader(|connection| {
+            connection
+                .query_row("SELECT indexed FROM packs WHERE id = ?1", [pack], |row| row.get(0))
+                .optional()
+                .map_err(|error| self.failed(&error))
+        })?;
+        Ok(indexed.map_or(0, length_of))
+    }
+}
+
+/// Lengths are kept as SQLite's signed integers; a negative one is damage and taken for nothing known.
+fn length_of(column: i64) -> u64 {
+    u64::try_from(column).unwrap_or(0)
+}
+
+/// Enters records; a blob that was doomed is not any more.
+pub(super) fn insert(transaction: &Transaction<'_>, records: &[(Digest, Slot)]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2, ?3, ?4)")?;
+    for (digest, slot) in records {
+        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length])?;
+    }
+    pardon(transaction, records.iter().map(|(digest, _)| digest))
+}
+
+/// Enters records of blobs that the index does not have.
+pub(super) fn insert_absent(
+    transaction: &Transaction<'_>,
+    records: &[(Digest, Slot)],
+) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3, ?4)")?;
+    for (digest, slot) in records {
+        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length])?;
+    }
+    Ok(())
+}
+
+/// Takes blobs off the list of the doomed.
+pub(super) fn pardon<'a>(
+    transaction: &Transaction<'_>,
+    digests: impl Iterator<Item = &'a Digest>,
+) -> rusqlite::Result<()> {
+    let anyone: bool = transaction.query_row("SELECT EXISTS (SELECT 1 FROM doomed)", [], |row| row.get(0))?;
+    if anyone {
+        let mut delete = transaction.prepare_cached("DELETE FROM doomed WHERE digest = ?1")?;
+        for digest in digests {
+            delete.execute([digest.as_bytes()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes that a pack is indexed up to `length`.
+pub(super) fn set_indexed(transaction: &Transaction<'_>, pack: PackId, length: u64) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached("INSERT OR REPLACE INTO packs VALUES (?1, ?2)")?;
+    let length = i64::try_from(length).expect("packs are shorter than 4 GiB");
+    upsert.execute(params![pack, length]).map(drop)
+}

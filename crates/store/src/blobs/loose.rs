@@ -1,0 +1,79 @@
+//! Large blobs: one file each.
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+
+use quern_core::{ContentRef, Digest, DigestWriter};
+
+use crate::layout::Layout;
+
+const PIECE: usize = 256 * 1024;
+
+/// `blobs/<first two digits>/<the other 62>`.
+pub(super) fn path(layout: &Layout, digest: &Digest) -> PathBuf {
+    let hex = digest.hex();
+    let (dir, name) = hex.split_at(2);
+    let mut path = layout.blobs();
+    path.push(dir);
+    path.push(name);
+    path
+}
+
+/// Writes `start` and then everything from `reader` into a new file.
+pub(super) fn copy(start: &[u8], reader: &mut dyn Read, to: &Path) -> io::Result<ContentRef> {
+    let mut file = File::create_new(to)?;
+    let mut writer = DigestWriter::new();
+    writer.update(start);
+    file.write_all(start)?;
+    let mut size = start.len() as u64;
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = match reader.read(&mut piece) {
+            Ok(0) => return Ok(ContentRef { digest: writer.finish(), size }),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        writer.update(&piece[..read]);
+        file.write_all(&piece[..read])?;
+        size += read as u64;
+    }
+}
+
+/// Digest and length of everything from `reader`.
+pub(super) fn digest_of(reader: &mut dyn Read) -> io::Result<ContentRef> {
+    let mut writer = DigestWriter::new();
+    let size = io::copy(reader, &mut io::BufWriter::with_capacity(PIECE, &mut writer))?;
+    Ok(ContentRef { digest: writer.finish(), size })
+}
+
+/// A stream that fails at its end if its bytes did not have the digest expected.
+pub(super) struct Verified {
+    file: File,
+    /// None once the end has been judged good.
+    seen: Option<DigestWriter>,
+    expected: Digest,
+}
+
+impl Verified {
+    pub(super) fn new(file: File, expected: Digest) -> Self {
+        Self { file, seen: Some(DigestWriter::new()), expected }
+    }
+}
+
+impl Read for Verified {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out)?;
+        let Some(seen) = &mut self.seen else { return Ok(read) };
+        seen.update(&out[..read]);
+        if read == 0 && !out.is_empty() {
+            if seen.clone().finish() != self.expected {
+                let message = format!("content {} is damaged", self.expected);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            self.seen = None;
+        }
+        Ok(read)
+    }
+}
