@@ -12,11 +12,13 @@
 //! Limits: no file, environment, clock or network is touched; callers bring text and names. Every
 //! input is bounded (see [`value::Budget`]) and no pattern or document can make the work explode.
 
+pub mod cron;
 pub mod decode;
 pub mod diagnostic;
 pub mod duration;
 pub mod glob;
 pub mod pachignore;
+pub mod pachyderm;
 pub mod quantity;
 pub mod source;
 pub mod value;

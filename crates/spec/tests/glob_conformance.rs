@@ -14,7 +14,7 @@ fn cases() -> Value {
     let folder = std::env::var_os("QUERN_CASES").map_or_else(|| PathBuf::from(default), PathBuf::from);
     let path = folder.join("pachyderm_glob_cases.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_str(&text).expect("the case file is JSON")
 }
 
 fn text<'a>(row: &'a Value, key: &str) -> &'a str {
@@ -25,7 +25,7 @@ fn text<'a>(row: &'a Value, key: &str) -> &'a str {
 /// disagreements.
 fn each(section: &str, check: impl Fn(&Value, Compat) -> Result<(), String>) {
     let cases = cases();
-    let rows = cases[section].as_array().unwrap();
+    let rows = cases[section].as_array().expect("a section is a list");
     assert!(!rows.is_empty());
     let mut wrong = Vec::new();
     for row in rows {

@@ -10,8 +10,10 @@
 mod scalar;
 mod suggest;
 
-pub use scalar::{boolean, duration, float, int64, raw, string, text, timestamp, uint32, uint64};
+pub use scalar::{boolean, duration, float, int32, int64, string, text, timestamp, uint64};
 pub use suggest::closest;
+
+use std::collections::BTreeMap;
 
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::source::{Span, Spanned};
@@ -115,21 +117,15 @@ impl<'n, 'd> Object<'n, 'd> {
         Vec::new()
     }
 
-    /// A map from strings to strings, in the order of the text; absent means empty.
-    pub fn string_map(&mut self, name: &'static str) -> Vec<(String, String)> {
-        let Some(node) = self.node(name) else { return Vec::new() };
+    /// A map from strings to strings; absent means empty, the last of duplicate keys wins.
+    pub fn string_map(&mut self, name: &'static str) -> BTreeMap<String, String> {
+        let Some(node) = self.node(name) else { return BTreeMap::new() };
         let Kind::Map(entries) = &node.kind else {
             self.diagnostics.push(wrong_kind(node, "a map of strings"));
-            return Vec::new();
+            return BTreeMap::new();
         };
-        let mut out: Vec<(String, String)> = Vec::new();
-        for entry in entries {
-            if let Some(value) = string(&entry.value, self.diagnostics) {
-                out.retain(|(key, _)| *key != entry.key.value);
-                out.push((entry.key.value.clone(), value));
-            }
-        }
-        out
+        let one = |entry: &Entry| Some((entry.key.value.clone(), string(&entry.value, self.diagnostics)?));
+        entries.iter().filter_map(one).collect()
     }
 
     /// Reports every key that was not asked for.

@@ -38,11 +38,6 @@ pub fn boolean(node: &Node, diagnostics: &mut Diagnostics) -> Option<bool> {
     None
 }
 
-/// Any node, as JSON.
-pub fn raw(node: &Node, _diagnostics: &mut Diagnostics) -> Option<serde_json::Value> {
-    Some(node.to_json())
-}
-
 /// A signed 64-bit integer.
 pub fn int64(node: &Node, diagnostics: &mut Diagnostics) -> Option<i64> {
     integer(node, diagnostics, "an integer", i64::try_from)
@@ -53,9 +48,9 @@ pub fn uint64(node: &Node, diagnostics: &mut Diagnostics) -> Option<u64> {
     integer(node, diagnostics, "an integer that is not negative", u64::try_from)
 }
 
-/// An unsigned 32-bit integer.
-pub fn uint32(node: &Node, diagnostics: &mut Diagnostics) -> Option<u32> {
-    integer(node, diagnostics, "an integer that is not negative", u32::try_from)
+/// A signed 32-bit integer.
+pub fn int32(node: &Node, diagnostics: &mut Diagnostics) -> Option<i32> {
+    integer(node, diagnostics, "a 32-bit integer", i32::try_from)
 }
 
 fn integer<T, E>(
