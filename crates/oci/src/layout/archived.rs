@@ -1,0 +1,49 @@
+//! Layouts saved as one tar file, as `docker save` and `skopeo copy ... oci-archive:` make them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use crate::archive::{Archive, ArchiveError, MemberKind};
+use crate::limits::Limits;
+use crate::path::LayerPath;
+
+/// Where the files of an archive start and how long they are. Their bytes are not read.
+pub(super) fn members(file: &File, limits: &Limits) -> Result<BTreeMap<Vec<u8>, (u64, u64)>, ArchiveError> {
+    let mut reader = BufReader::new(file);
+    let mut members = BTreeMap::new();
+    let mut at = 0;
+    loop {
+        reader.seek(SeekFrom::Start(at))?;
+        // One archive per member: reading starts where the last one ended, without passing over its bytes.
+        let mut archive = Archive::new(Counting { source: &mut reader, count: 0 }, limits);
+        let Some(member) = archive.next_member()? else { return Ok(members) };
+        let start = at + archive.into_inner().count;
+        let MemberKind::File { size, segments } = member.kind else {
+            at = start;
+            continue;
+        };
+        if segments.len() != 1 || members.len() as u64 >= limits.members {
+            return Err(ArchiveError::Malformed(
+                "an archived layout has too many files, or files with holes",
+            ));
+        }
+        at = start.saturating_add(size).saturating_add((512 - size % 512) % 512);
+        if let Ok(path) = LayerPath::parse(&member.path) {
+            members.insert(path.as_bytes().to_vec(), (start, size));
+        }
+    }
+}
+
+struct Counting<R> {
+    source: R,
+    count: u64,
+}
+
+impl<R: Read> Read for Counting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.count += count as u64;
+        Ok(count)
+    }
+}
