@@ -1,1 +1,44 @@
-//! Runs one step in a sandbox.
+//! Runs steps in sandboxes on this machine.
+//!
+//! A step gets a root file system of its own, sees the trees it declares and nothing else, has no network
+//! unless it asks for the machine's, and leaves nothing running behind. The way of a step:
+//!
+//! | file | what happens there |
+//! |---|---|
+//! | `local.rs` | the executor port: a worker is found, outputs are kept |
+//! | `plan.rs` | the step's names become places of this machine |
+//! | `worker.rs`, `log.rs` | the order goes to a launcher, what the step says comes back |
+//! | `launcher.rs`, `root.rs` | the launcher prepares the root and clones a process into new namespaces |
+//! | `init.rs`, `mounts.rs`, `filter.rs` | that process builds the sandbox from inside, starts the program, ends what it leaves |
+//!
+//! The central decision: each worker has a *launcher*, a process of one thread that is this program executed
+//! again. Cloning from a program with threads is undefined in practice, and an OCI runtime per step costs
+//! several times the step; the launcher also keeps everything that steps share, so that a sandbox costs little
+//! more than the kernel's work. Refused: pooled sandboxes that run one step after another (state leaks).
+//!
+//! Limits: Linux 5.14 or newer. An ordinary user can run steps as root of the sandbox only. There is no `/sys`.
+//! A step's user root has no capability over anything but its own files and processes; see `init.rs`.
+
+mod filter;
+mod init;
+mod launcher;
+mod local;
+mod log;
+mod mounts;
+mod network;
+mod order;
+mod plan;
+mod privilege;
+mod refusal;
+mod root;
+mod sys;
+mod user;
+mod wire;
+mod worker;
+
+pub use launcher::launcher_main;
+pub use local::{LocalExecutor, LocalOptions};
+pub use refusal::{ExecError, Refusal};
+
+/// The first and only argument of a program that is to become a launcher; see [`launcher_main`].
+pub const LAUNCHER_ARGUMENT: &str = "__quern-launcher";

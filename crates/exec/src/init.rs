@@ -1,0 +1,340 @@
+//! The first process of a sandbox: builds it from inside, starts the program, waits, ends what is left.
+//!
+//! It stays between the launcher and the program because a program that is itself process 1 behaves differently:
+//! the kernel drops signals it sends to itself, and orphans it never heard of wait for it to reap them.
+
+use std::ffi::{CString, c_int};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, chdir, getrlimit, kill_process_group,
+    pivot_root, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask, wait,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+use crate::filter::Filter;
+use crate::mounts::{self, Source};
+use crate::network::{QuietNetwork, start_loopback};
+use crate::order::{Cost, Limits, Order};
+use crate::refusal::{Doing, Refusal};
+use crate::sys::{self, ExecList};
+use crate::user::User;
+
+/// What root keeps: enough to install packages and to give files away, nothing that reaches beyond files and
+/// processes of the sandbox.
+const KEPT: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::NET_BIND_SERVICE);
+/// Capabilities are numbered up to here at most.
+const MOST_CAPABILITIES: u32 = 63;
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const HOST_NAME: &[u8] = b"quern";
+const OPEN_FILES: u64 = 65_536;
+/// Exit code of a child that could not execute the program; never seen outside.
+const NOT_STARTED: c_int = 127;
+
+/// Everything the first process needs.
+pub(crate) struct Sandbox<'a> {
+    /// What to run.
+    pub order: &'a Order,
+    /// Bytes beside the order.
+    pub payload: &'a [u8],
+    /// Standard input, output and error.
+    pub streams: &'a [OwnedFd],
+    /// Where the root is mounted in the launcher's namespace.
+    pub root: &'a std::path::Path,
+    /// The system call filter.
+    pub filter: &'a Filter,
+    /// The network namespace to enter, none for the one it was started in.
+    pub network: Option<&'a QuietNetwork>,
+    /// Whether control groups limit memory and processes, so that resource limits need not.
+    pub grouped: bool,
+    /// Whether all this happens in a user namespace with one user.
+    pub in_user_namespace: bool,
+    /// Takes one [`Report`] as JSON; its other end closes when the launcher dies.
+    pub report: OwnedFd,
+}
+
+/// What the first process tells the launcher, once.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(crate) enum Report {
+    /// The program ended; code or negative signal.
+    Ended(i32, Cost),
+    /// It was not started.
+    Refused(Refusal),
+}
+
+impl Sandbox<'_> {
+    /// Lives the life of the first process.
+    pub fn run(self) -> ! {
+        let report = match self.build().and_then(|user| self.start(&user)) {
+            Ok(pid) => wait_for(pid),
+            Err(refusal) => Report::Refused(refusal),
+        };
+        // Without the report the launcher sees the end of the pipe and says so.
+        if let Ok(text) = serde_json::to_vec(&report) {
+            let _ = rustix::io::write(&self.report, &text);
+        }
+        sys::exit_now(0)
+    }
+
+    fn build(&self) -> Result<User, Refusal> {
+        self.die_with_launcher()?;
+        match self.network {
+            Some(network) => network.enter()?,
+            None if !self.order.host_network => start_loopback()?,
+            None => {}
+        }
+        let sources = mounts::open_sources(&self.order.mounts)?;
+        let host_files = if self.order.host_network { mounts::open_name_service()? } else { Vec::new() };
+        self.enter_root()?;
+        mounts::mount_standard()?;
+        let user = User::find(self.order.user.as_deref())?;
+        self.mount_all(sources, host_files, &user)?;
+        rustix::system::sethostname(HOST_NAME).doing("naming the sandbox")?;
+        umask(rustix::fs::Mode::from_raw_mode(0o022));
+        self.set_limits(&self.order.limits)?;
+        self.drop_privileges()?;
+        Ok(user)
+    }
+
+    /// The parent-death signal, and a look whether the parent died before it was set.
+    fn die_with_launcher(&self) -> Result<(), Refusal> {
+        if !self.in_user_namespace {
+            // The launcher is protected from the memory killer, its steps are not. A kernel without the file has no killer.
+            let _ = fs::write("/proc/self/oom_score_adj", "0");
+        }
+        set_parent_process_death_signal(Some(Signal::KILL)).doing("binding the sandbox to its launcher")?;
+        let mut ends = [PollFd::new(&self.report, PollFlags::empty())];
+        poll(&mut ends, Some(&rustix::time::Timespec::default())).doing("looking for the launcher")?;
+        if ends[0].revents().contains(PollFlags::ERR) {
+            sys::exit_now(1);
+        }
+        Ok(())
+    }
+
+    fn enter_root(&self) -> Result<(), Refusal> {
+        chdir(self.root).doing("entering the root")?;
+        pivot_root(".", ".").doing("changing the root")?;
+        unmount(".", UnmountFlags::DETACH).doing("leaving the machine's root")?;
+        chdir("/").doing("entering the root")
+    }
+
+    fn mount_all(
+        &self,
+        sources: Vec<Source>,
+        host_files: Vec<mounts::HostFile>,
+        user: &User,
+    ) -> Result<(), Refusal> {
+        for (placed, source) in self.order.mounts.iter().zip(sources) {
+            mounts::mount_one(placed, source, self.payload, user)?;
+        }
+        for file in host_files {
+            file.show()?;
+        }
+        if user.uid != 0 {
+            for stream in self.streams {
+                // So that /dev/stdout can be opened; streams that are not pipes of ours may refuse.
+                let _ = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_limits(&self, limits: &Limits) -> Result<(), Refusal> {
+        let set = |resource, wanted: u64, what| {
+            let highest = getrlimit(resource).maximum.unwrap_or(u64::MAX).min(wanted);
+            setrlimit(resource, Rlimit { current: Some(highest), maximum: Some(highest) }).doing(what)
+        };
+        set(Resource::Core, 0, "forbidding core dumps")?;
+        set(Resource::Nofile, OPEN_FILES, "limiting open files")?;
+        if !self.grouped {
+            set(Resource::Nproc, limits.pids, "limiting processes")?;
+            if let Some(memory) = limits.memory {
+                set(Resource::Data, memory, "limiting memory")?;
+            }
+        }
+        Ok(())
+    }
+
+    fn drop_privileges(&self) -> Result<(), Refusal> {
+        // In no other process's reach: not to be traced, nor read through /proc.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).doing("hiding the first process")?;
+        for number in 0..=MOST_CAPABILITIES {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            match remove_unless_kept(capability) {
+                Err(Errno::INVAL) => break,
+                other => other.doing("dropping capabilities")?,
+            }
+        }
+        clear_ambient_capability_set().doing("dropping capabilities")?;
+        let sets = CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: CapabilitySet::empty() };
+        set_capabilities(None, sets).doing("dropping capabilities")?;
+        set_no_new_privs(true).doing("renouncing new privileges")?;
+        self.filter.apply()
+    }
+
+    fn start(&self, user: &User) -> Result<Pid, Refusal> {
+        let program = Program::new(self.order)?;
+        sys::default_signals();
+        let streams = [0, 1, 2].map(|number: usize| self.streams[number].as_raw_fd());
+        let (uid, gid) = (rustix::thread::Uid::from_raw(user.uid), rustix::thread::Gid::from_raw(user.gid));
+        let groups: Vec<_> = user.groups.iter().map(|gid| rustix::thread::Gid::from_raw(*gid)).collect();
+        let change_groups = !self.in_user_namespace;
+        let change_user = user.uid != 0 || user.gid != 0;
+        let mut failure = Failure::None;
+        let mut child = || {
+            failure = (|| {
+                setsid().map_err(Failure::Session)?;
+                sys::set_standard_streams(streams).map_err(|_| Failure::Session(Errno::BADF))?;
+                if change_groups {
+                    set_thread_groups(&groups).map_err(Failure::User)?;
+                }
+                if change_user {
+                    set_thread_res_gid(gid, gid, gid).map_err(Failure::User)?;
+                    set_thread_res_uid(uid, uid, uid).map_err(Failure::User)?;
+                }
+                chdir(program.cwd.as_c_str()).map_err(Failure::Directory)?;
+                Err(program.execute())
+            })()
+            .unwrap_or_else(|failure| failure);
+            NOT_STARTED
+        };
+        // SAFETY: the closure makes system calls on what was prepared above and stores one value; the process
+        // has one thread, as the launcher it was cloned from.
+        #[expect(unsafe_code, reason = "starting a process without copying this one")]
+        let pid = unsafe { sys::spawn_sharing(&mut child) }.doing("starting the program")?;
+        match failure {
+            Failure::None => Ok(pid),
+            failure => Err(self.explain(failure)),
+        }
+    }
+
+    fn explain(&self, failure: Failure) -> Refusal {
+        let program = self.order.argv[0].clone();
+        match failure {
+            Failure::None | Failure::NotFound => Refusal::ProgramNotFound { program },
+            Failure::Interpreter => Refusal::InterpreterNotFound { program },
+            Failure::Execute(errno) => Refusal::NotExecutable { program, errno },
+            Failure::Session(errno) => {
+                Refusal::System { doing: "starting a session".into(), errno: errno.raw_os_error() }
+            }
+            Failure::Directory(errno) => Refusal::System {
+                doing: format!("entering the working directory {}", self.order.cwd),
+                errno: errno.raw_os_error(),
+            },
+            Failure::User(errno) => {
+                let user = self.order.user.clone().unwrap_or_default();
+                let reason = if self.in_user_namespace {
+                    "an ordinary user can run steps as root of the sandbox only; run quern as root, or leave the user out".into()
+                } else {
+                    std::io::Error::from(errno).to_string()
+                };
+                Refusal::User { user, reason }
+            }
+        }
+    }
+}
+
+/// Why the child did not become the program.
+enum Failure {
+    None,
+    Session(Errno),
+    User(Errno),
+    Directory(Errno),
+    NotFound,
+    Interpreter,
+    Execute(c_int),
+}
+
+/// The program, with everything allocated beforehand.
+struct Program {
+    /// Where it may be, in order.
+    places: Vec<CString>,
+    argv: ExecList,
+    env: ExecList,
+    cwd: CString,
+}
+
+impl Program {
+    fn new(order: &Order) -> Result<Self, Refusal> {
+        let text = |text: &str| CString::new(text).doing("passing a text with a NUL byte to the program");
+        let name = &order.argv[0];
+        let mut env = order.env.clone();
+        let path = match env.iter().find_map(|entry| entry.strip_prefix("PATH=")) {
+            Some(path) => path.to_owned(),
+            None => {
+                env.push(format!("PATH={DEFAULT_PATH}"));
+                DEFAULT_PATH.to_owned()
+            }
+        };
+        let places = if name.contains('/') {
+            vec![text(name)?]
+        } else {
+            let dirs = path.split(':').map(|dir| if dir.is_empty() { "." } else { dir });
+            dirs.map(|dir| text(&format!("{dir}/{name}"))).collect::<Result<_, _>>()?
+        };
+        let list = |texts: &[String]| {
+            texts.iter().map(|t| text(t)).collect::<Result<Vec<_>, _>>().map(ExecList::new)
+        };
+        Ok(Self { places, argv: list(&order.argv)?, env: list(&env)?, cwd: text(&order.cwd)? })
+    }
+
+    /// Tries every place; returns only to say why none would do. Allocates nothing.
+    fn execute(&self) -> Failure {
+        let mut best = Failure::NotFound;
+        for place in &self.places {
+            match sys::execute(place, &self.argv, &self.env) {
+                libc::ENOENT | libc::ENOTDIR
+                    if rustix::fs::access(place, rustix::fs::Access::EXISTS).is_ok() =>
+                {
+                    return Failure::Interpreter;
+                }
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES => best = Failure::Execute(libc::EACCES),
+                errno => return Failure::Execute(errno),
+            }
+        }
+        best
+    }
+}
+
+fn remove_unless_kept(capability: CapabilitySet) -> Result<(), Errno> {
+    if KEPT.contains(capability) { Ok(()) } else { remove_capability_from_bounding_set(capability) }
+}
+
+/// Waits for the program, then ends and reaps whatever it left behind: after the report nothing of the step
+/// runs any more, and its outputs can be read.
+fn wait_for(program: Pid) -> Report {
+    let mut code = None;
+    loop {
+        match wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == program => {
+                code = Some(match status.terminating_signal() {
+                    Some(signal) => -signal,
+                    None => status.exit_status().unwrap_or(NOT_STARTED),
+                });
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => break,
+        }
+        if code.is_some() {
+            // To -1: all processes but this one. None left is an error that ends the loop at the next wait.
+            let _ = kill_process_group(Pid::INIT, Signal::KILL);
+        }
+    }
+    let (cpu_micros, peak_memory) = sys::children_cost();
+    Report::Ended(code.unwrap_or(NOT_STARTED), Cost { cpu_micros, peak_memory })
+}

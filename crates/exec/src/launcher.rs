@@ -1,0 +1,185 @@
+//! The launcher: a small process with one thread that starts the sandboxes of one worker.
+//!
+//! A program with many threads cannot safely copy itself, and a large one copies slowly; this one does nothing
+//! else. It lives until its executor closes the connection or dies, and no step outlives it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitOptions, pidfd_send_signal, setsid, wait, waitpid};
+
+use crate::filter::Filter;
+use crate::init::{Report, Sandbox};
+use crate::network::QuietNetwork;
+use crate::order::{Cost, Ending, Order, Reply, Request};
+use crate::privilege;
+use crate::refusal::{Doing, Refusal};
+use crate::root::Roots;
+use crate::sys::{self, Cloned, Process};
+use crate::wire::{Received, Wire};
+
+/// Namespaces every step gets; the network comes apart.
+const NAMESPACES: i32 =
+    libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+/// A report is one write to a pipe; longer ones would not be whole.
+const MOST_REPORT: usize = 4096;
+
+/// The life of a launcher, connected to its executor by standard input. Never returns.
+///
+/// The program must call this before it starts a thread.
+pub fn launcher_main() -> ! {
+    let code = match connect() {
+        Ok(wire) => serve(&wire),
+        Err(_) => 1,
+    };
+    sys::exit_now(code)
+}
+
+fn connect() -> io::Result<Wire> {
+    // Apart from the terminal's process group: an interrupt is for the executor to handle.
+    let _ = setsid();
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    sys::set_standard_streams([null.as_raw_fd(), libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
+    std::env::set_current_dir("/")?;
+    Ok(Wire::new(socket))
+}
+
+/// Carries out orders until the executor is gone; gives the exit code.
+fn serve(wire: &Wire) -> i32 {
+    let mut launcher = match Launcher::set_up() {
+        Ok(launcher) => launcher,
+        Err(refusal) => {
+            // If nobody hears it, nobody needs it.
+            let _ = wire.send(&Reply::Refused(refusal), &[], &[]);
+            return 1;
+        }
+    };
+    if wire.send(&Reply::Ready { groups: Vec::new() }, &[], &[]).is_err() {
+        return 1;
+    }
+    loop {
+        let reply = match wire.receive::<Request>() {
+            Ok(None) => return 0,
+            Err(_) => return 1,
+            // The step it was meant for has ended meanwhile.
+            Ok(Some(Received { message: Request::Kill, .. })) => continue,
+            Ok(Some(Received { message: Request::Run(order), payload, fds })) => {
+                launcher.run(wire, &order, &payload, fds)
+            }
+        };
+        let reply = reply.unwrap_or_else(Reply::Refused);
+        if wire.send(&reply, &[], &[]).is_err() {
+            return 1;
+        }
+    }
+}
+
+struct Launcher {
+    roots: Roots,
+    filter: Filter,
+    network: Option<QuietNetwork>,
+    in_user_namespace: bool,
+}
+
+impl Launcher {
+    fn set_up() -> Result<Self, Refusal> {
+        sys::close_on_exec_from(3).doing("closing inherited files")?;
+        let in_user_namespace = privilege::own_mounts()?;
+        Ok(Self {
+            roots: Roots::new(in_user_namespace)?,
+            filter: Filter::compile()?,
+            network: None,
+            in_user_namespace,
+        })
+    }
+
+    fn run(
+        &mut self,
+        wire: &Wire,
+        order: &Order,
+        payload: &[u8],
+        streams: Vec<OwnedFd>,
+    ) -> Result<Reply, Refusal> {
+        // Sandboxes that were still being dismantled when their result was reported.
+        while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        let root = self.roots.prepare(&order.root, &order.points)?;
+        let (reports, report) = pipe_with(PipeFlags::CLOEXEC).doing("making a pipe")?;
+        let network = self.network.take().filter(|_| !order.host_network);
+        let flags = if order.host_network || network.is_some() {
+            NAMESPACES
+        } else {
+            NAMESPACES | libc::CLONE_NEWNET
+        };
+        // SAFETY: a launcher never starts a thread.
+        #[expect(unsafe_code, reason = "starting a process in new namespaces")]
+        let cloned = unsafe { sys::clone_process(flags) }.doing("starting a sandbox")?;
+        let process = match cloned {
+            Cloned::Parent(process) => process,
+            Cloned::Child => {
+                drop(reports);
+                let sandbox = Sandbox {
+                    order,
+                    payload,
+                    streams: &streams,
+                    root,
+                    filter: &self.filter,
+                    network: network.as_ref(),
+                    grouped: false,
+                    in_user_namespace: self.in_user_namespace,
+                    report,
+                };
+                sandbox.run()
+            }
+        };
+        drop((streams, report));
+        let network = network.or_else(|| QuietNetwork::of(process.pid).filter(|_| !order.host_network));
+        let reply = watch(wire, &process, &reports);
+        self.network = network.and_then(QuietNetwork::still_quiet);
+        reply
+    }
+}
+
+/// Waits for the end of a sandbox, ending it if asked to or left alone.
+fn watch(wire: &Wire, process: &Process, reports: &OwnedFd) -> Result<Reply, Refusal> {
+    loop {
+        let mut ends = [PollFd::new(reports, PollFlags::IN), PollFd::new(wire.socket(), PollFlags::IN)];
+        match poll(&mut ends, None) {
+            Err(Errno::INTR) => continue,
+            other => other.doing("waiting for a step")?,
+        };
+        let (reported, called) = (!ends[0].revents().is_empty(), !ends[1].revents().is_empty());
+        if reported {
+            return read_report(process, reports);
+        }
+        if called {
+            // Whether asked to by a message or by the end of the connection.
+            let asked = matches!(wire.receive::<Request>(), Ok(Some(_)));
+            let _ = pidfd_send_signal(&process.fd, Signal::KILL);
+            let _ = waitpid(Some(process.pid), WaitOptions::empty());
+            if !asked {
+                sys::exit_now(0);
+            }
+            let (cpu_micros, peak_memory) = (0, 0);
+            return Ok(Reply::Killed(Cost { cpu_micros, peak_memory }));
+        }
+    }
+}
+
+fn read_report(process: &Process, reports: &OwnedFd) -> Result<Reply, Refusal> {
+    let mut text = [0; MOST_REPORT];
+    let length = rustix::io::read(reports, &mut text).doing("reading a sandbox's report")?;
+    match serde_json::from_slice(&text[..length]) {
+        Ok(Report::Ended(code, cost)) => Ok(Reply::Ended(Ending { code, out_of_memory: false, cost })),
+        Ok(Report::Refused(refusal)) => Err(refusal),
+        Err(_) => {
+            // It died without a word: killed from outside, or for lack of memory.
+            let _ = waitpid(Some(process.pid), WaitOptions::empty());
+            Ok(Reply::Ended(Ending { code: -libc::SIGKILL, out_of_memory: false, cost: Cost::default() }))
+        }
+    }
+}
