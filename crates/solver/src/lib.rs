@@ -1,1 +1,46 @@
-//! The graph solver: keys, cache, shared work; embeddable on its own.
+//! Quern's solver: builds graphs of operations with as little work as possible.
+//!
+//! A graph of [`Vertex`]es, each with an [`Op`], goes in; results come out. What was done before is
+//! found in a cache, either by what it was made from or, where an input offers a content digest,
+//! by what it contains. Any number of [`Job`]s share one graph: equal work is done once.
+//!
+//! The decisive choice is a pure decision core (`decide`) that turns events into effects, with all
+//! threads in a thin driver beside it. Refused was the usual design of edges sending each other
+//! requests: its rules for who must answer whom are where such solvers deadlock.
+//!
+//! The solver knows no files, containers or networks. What a result is, is up to the embedder.
+
+mod cache;
+mod cancel;
+mod decide;
+mod digest_map;
+mod drive;
+mod error;
+mod explain;
+mod export;
+mod graph;
+mod key;
+mod op;
+mod pool;
+mod progress;
+mod result;
+mod solver;
+
+pub use cache::{
+    CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage,
+    CombinedCache, InMemoryKeyStorage, InMemoryResultStorage, KeyedCache, LoadedResult, Query, Readiness,
+    Timestamp,
+};
+pub use cancel::CancelToken;
+pub use decide::Census;
+pub use error::{CacheError, JobError, OpError, Phase, SolveError, VertexError, VertexLabel};
+pub use explain::MissReason;
+pub use export::{Descriptor, Remote};
+pub use graph::{Edge, Graph, GraphBuilder, GraphError, Input, Vertex, VertexOptions, VertexRef};
+pub use key::{CONTENT_OUTPUT, CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
+pub use op::{
+    Blocking, CacheMap, CacheMapInput, ContentFn, KeyScope, MapStep, Op, OpContext, Permit, PreprocessFn,
+};
+pub use progress::{Change, Finish, LogStream, ProgressEvent, Status};
+pub use result::{CachedResult, SharedResult};
+pub use solver::{Job, Solver, SolverOptions};

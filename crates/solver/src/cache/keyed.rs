@@ -1,0 +1,257 @@
+//! The usual cache: a key storage and a result storage.
+
+use std::sync::Arc;
+
+use crate::cache::memory::{InMemoryKeyStorage, InMemoryResultStorage};
+use crate::cache::{
+    CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResultStorage, LoadedResult, Query,
+    Timestamp,
+};
+use crate::error::CacheError;
+use crate::key::{CacheKey, KeyId};
+use crate::result::SharedResult;
+
+/// A cache over a key storage and a result storage.
+#[derive(Clone)]
+pub struct KeyedCache {
+    id: Arc<str>,
+    keys: Arc<dyn CacheKeyStorage>,
+    results: Arc<dyn CacheResultStorage>,
+    writable: bool,
+}
+
+impl KeyedCache {
+    /// Joins two storages and drops the records whose results are gone.
+    ///
+    /// # Errors
+    /// [`CacheError`] if a storage fails.
+    pub fn new(
+        id: impl Into<Arc<str>>,
+        keys: Arc<dyn CacheKeyStorage>,
+        results: Arc<dyn CacheResultStorage>,
+    ) -> Result<Self, CacheError> {
+        let cache = Self { id: id.into(), keys, results, writable: true };
+        if cache.results.may_lose() {
+            cache.release_unreferenced()?;
+        }
+        Ok(cache)
+    }
+
+    /// Both halves in memory.
+    pub fn in_memory(id: impl Into<Arc<str>>) -> Self {
+        Self {
+            id: id.into(),
+            keys: Arc::new(InMemoryKeyStorage::new()),
+            results: Arc::new(InMemoryResultStorage::new()),
+            writable: true,
+        }
+    }
+
+    /// The same cache, refusing to store anything.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { writable: false, ..self }
+    }
+
+    /// The key storage.
+    pub fn keys(&self) -> &dyn CacheKeyStorage {
+        &*self.keys
+    }
+
+    /// The result storage.
+    pub fn results(&self) -> &dyn CacheResultStorage {
+        &*self.results
+    }
+
+    /// The id of a key in this cache: its own if it is known here or has no inputs, else the node
+    /// that all its inputs lead to, else its own.
+    ///
+    /// # Errors
+    /// [`CacheError`] if the storage fails.
+    pub fn resolve(&self, key: &CacheKey) -> Result<KeyId, CacheError> {
+        if key.deps().is_empty() || self.keys.exists(&key.id())? {
+            return Ok(key.id());
+        }
+        self.node_of(key)
+    }
+
+    /// Union over the alternatives of an input, intersection over the inputs. Iterates over an
+    /// explicit stack in disguise: the depth is that of a chain unknown to this cache.
+    fn node_of(&self, key: &CacheKey) -> Result<KeyId, CacheError> {
+        let mut common: Option<Vec<KeyId>> = None;
+        for (input, alternatives) in (0u32..).zip(key.deps()) {
+            let mut reached = Vec::new();
+            for dep in alternatives {
+                let link = CacheInfoLink {
+                    input,
+                    output: key.output(),
+                    digest: key.digest(),
+                    selector: dep.selector,
+                };
+                self.keys.walk_links(&dep.key.key.id(), &link, &mut |target| reached.push(target))?;
+            }
+            match &mut common {
+                None => common = Some(reached),
+                Some(common) => common.retain(|id| reached.contains(id)),
+            }
+        }
+        let common = common.unwrap_or_default();
+        Ok(if common.contains(&key.id()) { key.id() } else { common.into_iter().min().unwrap_or(key.id()) })
+    }
+
+    /// Links every alternative of every input to the node `id`, and so on upwards where a link
+    /// was missing.
+    fn link_inputs(&self, key: &CacheKey, id: KeyId) -> Result<(), CacheError> {
+        let mut open = vec![(key.clone(), id)];
+        while let Some((key, id)) = open.pop() {
+            for (input, alternatives) in (0u32..).zip(key.deps()) {
+                for dep in alternatives {
+                    let source = self.resolve(&dep.key.key)?;
+                    let link = CacheInfoLink {
+                        input,
+                        output: key.output(),
+                        digest: key.digest(),
+                        selector: dep.selector,
+                    };
+                    if !self.keys.has_link(&source, &link, &id)? {
+                        self.keys.add_link(&source, &link, &id)?;
+                        open.push((dep.key.key.clone(), source));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads a result and what came with it.
+    ///
+    /// # Errors
+    /// As [`CacheManager::load`].
+    pub fn load_with_parents(&self, record: &CacheRecord) -> Result<Vec<LoadedResult>, CacheError> {
+        let cached = self.keys.load(&record.key.id(), &record.id)?;
+        self.results.load_with_parents(record.key.id(), &cached)
+    }
+}
+
+impl CacheManager for KeyedCache {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn query(&self, query: &Query<'_>, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
+        if query.deps.is_empty() {
+            let id = KeyId::root(&query.digest, query.output, query.scope);
+            if self.keys.exists(&id)? {
+                found.push(id);
+            }
+            return Ok(());
+        }
+        let start = found.len();
+        let mut sources = Vec::with_capacity(query.deps.len());
+        for dep in query.deps {
+            let link = CacheInfoLink {
+                input: query.input,
+                output: query.output,
+                digest: query.digest,
+                selector: dep.selector,
+            };
+            let mut id = dep.key.key.id();
+            let before = found.len();
+            self.keys.walk_links(&id, &link, &mut |target| found.push(target))?;
+            if found.len() == before && !dep.key.key.deps().is_empty() {
+                id = self.resolve(&dep.key.key)?;
+                if id != dep.key.key.id() {
+                    self.keys.walk_links(&id, &link, &mut |target| found.push(target))?;
+                }
+            }
+            sources.push((id, link));
+        }
+        if sources.len() > 1 {
+            found[start..].sort_unstable();
+            dedup_from(found, start);
+            for (source, link) in &sources {
+                for target in &found[start..] {
+                    if !self.keys.has_link(source, link, target)? {
+                        self.keys.add_link(source, link, target)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn records(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
+        let id = self.resolve(key)?;
+        let key = if id == key.id() { key.clone() } else { key.renamed(id, None) };
+        let mut known = Vec::new();
+        self.keys.walk_results(&id, &mut |result| known.push(result))?;
+        let mut records = Vec::with_capacity(known.len());
+        for result in known {
+            if self.results.may_lose() && !self.results.exists(&result.id)? {
+                self.keys.release(&result.id)?;
+                continue;
+            }
+            let size = self.results.size(&result);
+            let (created_at, key) = (result.created_at, key.clone());
+            records.push(CacheRecord { id: result.id, size, created_at, priority: 0, key, source: 0 });
+        }
+        Ok(records)
+    }
+
+    fn load(&self, record: &CacheRecord) -> Result<SharedResult, CacheError> {
+        let cached = self.keys.load(&record.key.id(), &record.id)?;
+        self.results.load(&cached)
+    }
+
+    fn save(
+        &self,
+        key: &CacheKey,
+        result: &SharedResult,
+        created_at: Timestamp,
+    ) -> Result<CacheRecord, CacheError> {
+        if !self.writable {
+            return Err(CacheError::ReadOnly(self.id.to_string()));
+        }
+        let id = if key.deps().is_empty() { key.id() } else { self.node_of(key)? };
+        let key = if id == key.id() { key.clone() } else { key.renamed(id, None) };
+        let cached = self.results.save(result, created_at)?;
+        self.keys.add_result(&id, cached.clone())?;
+        self.link_inputs(&key, id)?;
+        let size = self.results.size(&cached);
+        Ok(CacheRecord { id: cached.id, size, created_at: cached.created_at, priority: 0, key, source: 0 })
+    }
+
+    fn release_unreferenced(&self) -> Result<usize, CacheError> {
+        let mut ids = Vec::new();
+        self.keys.walk(&mut |id| ids.push(id))?;
+        let mut results = std::collections::BTreeSet::new();
+        for id in ids {
+            self.keys.walk_results(&id, &mut |result| {
+                results.insert(result.id);
+            })?;
+        }
+        let mut released = 0;
+        for result in results {
+            if !self.results.exists(&result)? {
+                self.keys.release(&result)?;
+                released += 1;
+            }
+        }
+        Ok(released)
+    }
+
+    fn stores(&self) -> Vec<&KeyedCache> {
+        vec![self]
+    }
+}
+
+fn dedup_from(ids: &mut Vec<KeyId>, start: usize) {
+    let mut kept = start;
+    for i in start..ids.len() {
+        if i == start || ids[i] != ids[kept - 1] {
+            ids[kept] = ids[i];
+            kept += 1;
+        }
+    }
+    ids.truncate(kept);
+}

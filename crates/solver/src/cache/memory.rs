@@ -1,0 +1,245 @@
+//! Storages in memory: the default of a solver, and the overlay of the durable one.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+
+use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage};
+use crate::cache::Timestamp;
+use crate::digest_map::DigestMap;
+use crate::error::CacheError;
+use crate::export::Remote;
+use crate::key::KeyId;
+use crate::op::KeyScope;
+use crate::result::SharedResult;
+
+/// A key storage that forgets everything at the end of the process.
+#[derive(Default)]
+pub struct InMemoryKeyStorage {
+    table: Mutex<KeyTable>,
+}
+
+impl InMemoryKeyStorage {
+    /// An empty storage.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn table(&self) -> MutexGuard<'_, KeyTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CacheKeyStorage for InMemoryKeyStorage {
+    fn exists(&self, id: &KeyId) -> Result<bool, CacheError> {
+        Ok(self.table().nodes.contains_key(id))
+    }
+
+    fn walk(&self, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
+        let ids: Vec<KeyId> = self.table().nodes.keys().copied().collect();
+        ids.into_iter().for_each(visit);
+        Ok(())
+    }
+
+    fn walk_results(&self, id: &KeyId, visit: &mut dyn FnMut(CacheResult)) -> Result<(), CacheError> {
+        let results = self.table().nodes.get(id).map(|node| node.results.clone());
+        results.into_iter().flatten().for_each(visit);
+        Ok(())
+    }
+
+    fn load(&self, id: &KeyId, result: &str) -> Result<CacheResult, CacheError> {
+        self.table().result(id, result).cloned().ok_or(CacheError::NotFound)
+    }
+
+    fn add_result(&self, id: &KeyId, result: CacheResult) -> Result<(), CacheError> {
+        self.table().add_result(id, result);
+        Ok(())
+    }
+
+    fn release(&self, result: &str) -> Result<(), CacheError> {
+        self.table().release(result);
+        Ok(())
+    }
+
+    fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
+        let ids = self.table().holders.get(result).cloned();
+        ids.into_iter().flatten().for_each(visit);
+        Ok(())
+    }
+
+    fn add_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<(), CacheError> {
+        self.table().add_link(id, link, target);
+        Ok(())
+    }
+
+    fn walk_links(
+        &self,
+        id: &KeyId,
+        link: &CacheInfoLink,
+        visit: &mut dyn FnMut(KeyId),
+    ) -> Result<(), CacheError> {
+        let targets = self.table().targets(id, link).to_vec();
+        targets.into_iter().for_each(visit);
+        Ok(())
+    }
+
+    fn has_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<bool, CacheError> {
+        Ok(self.table().targets(id, link).contains(target))
+    }
+
+    fn walk_backlinks(
+        &self,
+        id: &KeyId,
+        visit: &mut dyn FnMut(KeyId, CacheInfoLink),
+    ) -> Result<(), CacheError> {
+        let sources = self.table().nodes.get(id).map(|node| node.sources.clone());
+        for (source, link) in sources.into_iter().flatten() {
+            visit(source, folded(&link));
+        }
+        Ok(())
+    }
+}
+
+/// The link as exports want it: output 0 of the digest that names operation and output.
+pub(crate) fn folded(link: &CacheInfoLink) -> CacheInfoLink {
+    CacheInfoLink {
+        digest: KeyId::root(&link.digest, link.output, KeyScope::Shared).0,
+        output: 0,
+        ..*link
+    }
+}
+
+/// The key graph itself, without a lock.
+#[derive(Default)]
+pub(crate) struct KeyTable {
+    nodes: DigestMap<KeyId, Node>,
+    /// By which keys a result can be found.
+    holders: std::collections::HashMap<Arc<str>, Vec<KeyId>>,
+    links: DigestMap<(KeyId, CacheInfoLink), Vec<KeyId>>,
+}
+
+#[derive(Default)]
+struct Node {
+    results: Vec<CacheResult>,
+    /// What leads here.
+    sources: Vec<(KeyId, CacheInfoLink)>,
+    /// How many links lead away from here.
+    leaving: usize,
+}
+
+impl KeyTable {
+    fn result(&self, id: &KeyId, result: &str) -> Option<&CacheResult> {
+        self.nodes.get(id)?.results.iter().find(|r| &*r.id == result)
+    }
+
+    fn targets(&self, id: &KeyId, link: &CacheInfoLink) -> &[KeyId] {
+        self.links.get(&(*id, *link)).map_or(&[], Vec::as_slice)
+    }
+
+    fn add_result(&mut self, id: &KeyId, result: CacheResult) {
+        let holders = self.holders.entry(Arc::clone(&result.id)).or_default();
+        if !holders.contains(id) {
+            holders.push(*id);
+        }
+        let node = self.nodes.entry(*id).or_default();
+        match node.results.iter_mut().find(|r| r.id == result.id) {
+            Some(known) => *known = result,
+            None => node.results.push(result),
+        }
+    }
+
+    fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) {
+        let targets = self.links.entry((*id, *link)).or_default();
+        if targets.contains(target) {
+            return;
+        }
+        targets.push(*target);
+        self.nodes.entry(*id).or_default().leaving += 1;
+        self.nodes.entry(*target).or_default().sources.push((*id, *link));
+    }
+
+    fn release(&mut self, result: &str) {
+        let mut open = self.holders.remove(result).unwrap_or_default();
+        for id in &open {
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.results.retain(|r| &*r.id != result);
+            }
+        }
+        while let Some(id) = open.pop() {
+            let idle = |node: &Node| node.results.is_empty() && node.leaving == 0;
+            if !self.nodes.get(&id).is_some_and(idle) {
+                continue;
+            }
+            let sources = self.nodes.remove(&id).map(|node| node.sources).unwrap_or_default();
+            for (source, link) in sources {
+                self.unlink(&source, &link, &id);
+                open.push(source);
+            }
+        }
+    }
+
+    fn unlink(&mut self, source: &KeyId, link: &CacheInfoLink, target: &KeyId) {
+        if let Some(targets) = self.links.get_mut(&(*source, *link)) {
+            targets.retain(|t| t != target);
+            if targets.is_empty() {
+                self.links.remove(&(*source, *link));
+            }
+        }
+        if let Some(node) = self.nodes.get_mut(source) {
+            node.leaving -= 1;
+        }
+    }
+}
+
+/// A result storage that keeps the results themselves in memory.
+#[derive(Default)]
+pub struct InMemoryResultStorage {
+    results: Mutex<std::collections::HashMap<Arc<str>, SharedResult>>,
+}
+
+impl InMemoryResultStorage {
+    /// An empty storage.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Forgets a result; false if there was none of this id.
+    pub fn forget(&self, id: &str) -> bool {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
+    }
+
+    /// How many results there are.
+    pub fn len(&self) -> usize {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl CacheResultStorage for InMemoryResultStorage {
+    fn save(&self, result: &SharedResult, created_at: Timestamp) -> Result<CacheResult, CacheError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id: Arc<str> = format!("memory-{number}").into();
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.insert(Arc::clone(&id), result.clone());
+        Ok(CacheResult { id, created_at })
+    }
+
+    fn load(&self, result: &CacheResult) -> Result<SharedResult, CacheError> {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results.get(&result.id).cloned().ok_or(CacheError::NotFound)
+    }
+
+    fn load_remotes(&self, _: &CacheResult) -> Vec<Remote> {
+        Vec::new()
+    }
+
+    fn exists(&self, result: &str) -> Result<bool, CacheError> {
+        Ok(self.results.lock().unwrap_or_else(PoisonError::into_inner).contains_key(result))
+    }
+}
+

@@ -1,0 +1,182 @@
+//! The two halves of a cache, as ports.
+
+use std::sync::Arc;
+
+use quern_core::Digest;
+
+use crate::cache::Timestamp;
+use crate::error::CacheError;
+use crate::export::Remote;
+use crate::key::KeyId;
+use crate::result::SharedResult;
+
+/// How one key leads to another: as input `input` of the operation `digest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CacheInfoLink {
+    /// Which input of the operation the source key is for.
+    pub input: u32,
+    /// Which output of the operation the target key is for.
+    pub output: i64,
+    /// The digest of the operation.
+    pub digest: Digest,
+    /// The part of the input that is used.
+    pub selector: Option<Digest>,
+}
+
+/// One result as the key storage knows it: an id that the result storage understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheResult {
+    /// The id.
+    pub id: Arc<str>,
+    /// When the result was made.
+    pub created_at: Timestamp,
+}
+
+/// Keeps the graph of keys. Knows nothing of what the results are.
+///
+/// A key exists while it has a result or leads to a key that exists. Visitors are called without
+/// any lock held, on what stood when the walk began, so they may change the storage.
+pub trait CacheKeyStorage: Send + Sync {
+    /// True if the key is known.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn exists(&self, id: &KeyId) -> Result<bool, CacheError>;
+
+    /// Visits all keys, in no particular order.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn walk(&self, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError>;
+
+    /// Visits the results of a key; none if it is unknown.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn walk_results(&self, id: &KeyId, visit: &mut dyn FnMut(CacheResult)) -> Result<(), CacheError>;
+
+    /// One result of a key.
+    ///
+    /// # Errors
+    /// [`CacheError::NotFound`] if the key is unknown or has no such result.
+    fn load(&self, id: &KeyId, result: &str) -> Result<CacheResult, CacheError>;
+
+    /// Adds a result to a key, which comes into being if need be. A result of the same id is
+    /// replaced. One result may belong to several keys.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn add_result(&self, id: &KeyId, result: CacheResult) -> Result<(), CacheError>;
+
+    /// Takes a result from all its keys; keys without results that lead nowhere then vanish, and
+    /// so on upwards. Releasing an unknown result does nothing.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn release(&self, result: &str) -> Result<(), CacheError>;
+
+    /// Visits the keys that have a result.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError>;
+
+    /// Lets `id` lead to `target`; doing so twice changes nothing.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn add_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<(), CacheError>;
+
+    /// Visits the keys that `id` leads to by exactly this link.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn walk_links(
+        &self,
+        id: &KeyId,
+        link: &CacheInfoLink,
+        visit: &mut dyn FnMut(KeyId),
+    ) -> Result<(), CacheError>;
+
+    /// True if `id` leads to `target` by exactly this link.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn has_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<bool, CacheError>;
+
+    /// Visits every way that leads to a key: the source and the link. The link's digest is folded
+    /// with its output (`sha256("<digest>@<output>")`) and its output is 0, as exports need it.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn walk_backlinks(
+        &self,
+        id: &KeyId,
+        visit: &mut dyn FnMut(KeyId, CacheInfoLink),
+    ) -> Result<(), CacheError>;
+
+    /// Makes everything added so far survive a crash. Storages without a disk have nothing to do.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn sync(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+}
+
+/// One result of [`CacheResultStorage::load_with_parents`].
+#[derive(Debug, Clone)]
+pub struct LoadedResult {
+    /// The key it belongs to.
+    pub key: KeyId,
+    /// What it is called in the storage.
+    pub cached: CacheResult,
+    /// The result.
+    pub result: SharedResult,
+}
+
+/// Keeps results.
+pub trait CacheResultStorage: Send + Sync {
+    /// Stores a result and names it.
+    ///
+    /// # Errors
+    /// [`CacheError`] if the storage fails.
+    fn save(&self, result: &SharedResult, created_at: Timestamp) -> Result<CacheResult, CacheError>;
+
+    /// Loads a result.
+    ///
+    /// # Errors
+    /// [`CacheError::NotFound`] if it is gone.
+    fn load(&self, result: &CacheResult) -> Result<SharedResult, CacheError>;
+
+    /// Transferable forms of a result that exist already, the preferred one first. Best effort:
+    /// what cannot be told counts as none.
+    fn load_remotes(&self, result: &CacheResult) -> Vec<Remote>;
+
+    /// True if the result could be loaded.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn exists(&self, result: &str) -> Result<bool, CacheError>;
+
+    /// True if a missing result must be looked for in `exists` before a record is offered. A
+    /// storage that never loses results may say no and spare the question.
+    fn may_lose(&self) -> bool {
+        true
+    }
+
+    /// Loads a result and whatever else came with it (an imported layer chain holds the results
+    /// of its ancestors too).
+    ///
+    /// # Errors
+    /// As [`load`](CacheResultStorage::load).
+    fn load_with_parents(&self, key: KeyId, result: &CacheResult) -> Result<Vec<LoadedResult>, CacheError> {
+        Ok(vec![LoadedResult { key, cached: result.clone(), result: self.load(result)? }])
+    }
+
+    /// Bytes a result takes, if known.
+    fn size(&self, result: &CacheResult) -> u64 {
+        let _ = result;
+        0
+    }
+}

@@ -1,0 +1,358 @@
+//! Pass 3: what costs something begins, and its results are committed.
+
+use std::sync::Arc;
+
+use quern_core::Digest;
+
+use crate::cache::CacheRecord;
+use crate::error::{CacheError, VertexError};
+use crate::explain::MissReason;
+use crate::export::keys_of_result;
+use crate::key::{CacheKey, ExportableCacheKey};
+use crate::progress::{Change, Finish};
+use crate::result::{CachedResult, SharedResult};
+
+use super::call::Progress;
+use super::edge::{Content, Level, Work};
+use super::look::has_slow_step;
+use super::{Call, ContentCall, Core, EdgeId, Effect, VertexId};
+
+impl Core {
+    /// Lets an edge begin something expensive once everything known has been spread.
+    pub(super) fn want_start(&mut self, edge: EdgeId) {
+        let state = &mut self.edges[edge];
+        if !std::mem::replace(&mut state.sharing, true) {
+            self.shares.push(edge);
+        }
+    }
+
+    /// True if the edge has everything to get its result now.
+    pub(super) fn is_ready(&self, edge: EdgeId) -> bool {
+        let state = &self.edges[edge];
+        let idle = matches!(state.work, Work::Idle) && state.wanted() == Level::Complete;
+        let pending = || self.vertices[state.vertex].expects_answers();
+        idle && (!state.records.is_empty() || (self.inputs_complete(edge) && !pending()))
+    }
+
+    pub(super) fn start(&mut self, edge: EdgeId) {
+        let Some(state) = self.edges.get_mut(edge) else { return };
+        state.starting = false;
+        if self.is_ready(edge) {
+            if self.edges[edge].records.is_empty() {
+                self.start_exec(edge);
+            } else {
+                self.start_load(edge);
+            }
+        } else if matches!(self.edges[edge].work, Work::Idle) && self.edges[edge].wanted() > self.edges[edge].level()
+        {
+            self.start_content(edge);
+        }
+    }
+
+    fn start_load(&mut self, edge: EdgeId) {
+        for dep in 0..self.edges[edge].deps.len() {
+            self.demand(edge, dep, Level::Nothing);
+        }
+        let state = &mut self.edges[edge];
+        let best = state.records.iter().enumerate().min_by(|(_, a), (_, b)| a.preference(b)).map(|(i, _)| i);
+        let record = state.records.swap_remove(best.expect("an edge loads only if it has records"));
+        state.tried.push(Arc::clone(&record.id));
+        state.work = Work::Loading { record: record.clone(), cancelled: false };
+        let vertex = state.vertex;
+        self.call_begins(vertex);
+        let cache = self.vertices[vertex].cache().clone();
+        self.effects.push(Effect::Load { edge, cache, record });
+    }
+
+    pub(super) fn load_done(&mut self, edge: EdgeId, result: Result<SharedResult, CacheError>) {
+        let state = &mut self.edges[edge];
+        let vertex = state.vertex;
+        let Work::Loading { record, cancelled } = std::mem::replace(&mut state.work, Work::Idle) else {
+            return;
+        };
+        match result {
+            Ok(result) => {
+                let origin = Arc::clone(&self.vertices[vertex].origin);
+                let key = record.key.renamed(record.key.id(), Some(origin));
+                let keys = keys_of_result(vec![CacheRecord { key, ..record }], &[]);
+                self.complete(edge, result, keys, Finish::Cached);
+            }
+            Err(_) if cancelled => {
+                state.tried.retain(|id| *id != record.id);
+                state.records.push(record);
+                self.queue(edge);
+            }
+            // The next record, or exec: a cache that cannot deliver is no reason to fail.
+            Err(_) => self.queue(edge),
+        }
+        self.call_ends(vertex);
+    }
+
+    fn start_exec(&mut self, edge: EdgeId) {
+        let vertex = self.edges[edge].vertex;
+        match &self.vertices[vertex].exec {
+            Progress::Done(results) => {
+                let results = Arc::clone(results);
+                self.commit(edge, &results);
+                return;
+            }
+            Progress::Failed(failure) => {
+                let failure = Arc::clone(failure);
+                self.fail(edge, failure);
+                return;
+            }
+            Progress::Idle => {
+                let reason =
+                    if self.vertices[vertex].ignore_cache { MissReason::Ignored } else { MissReason::NoRecord };
+                self.report(vertex, Change::Missed(reason));
+                self.call_begins(vertex);
+                self.vertices[vertex].exec = Progress::Waiting;
+                self.slots.waiting.push_back(vertex);
+            }
+            Progress::Waiting | Progress::Running | Progress::Cancelling => {}
+        }
+        self.edges[edge].work = Work::Executing;
+        self.fill_slots();
+    }
+
+    /// Starts execs as long as there is room.
+    fn fill_slots(&mut self) {
+        while let Some(&vertex) = self.slots.waiting.front() {
+            let weight = self.vertices[vertex].def.op.weight();
+            if !self.slots.take(weight) {
+                return;
+            }
+            self.slots.waiting.pop_front();
+            let live = &self.vertices[vertex];
+            let result_of = |edge: &EdgeId| self.edges[self.find(*edge)].result().map(|r| r.result.clone());
+            let inputs: Option<Vec<SharedResult>> = live.inputs.iter().map(result_of).collect();
+            let def = Arc::clone(&live.def);
+            let live = &mut self.vertices[vertex];
+            live.has_slot = true;
+            live.exec = Progress::Running;
+            self.report(vertex, Change::Started);
+            let inputs = inputs.expect("inputs of a ready vertex are complete and stay so");
+            self.effects.push(Effect::CallExec { vertex, def, inputs });
+        }
+    }
+
+    pub(super) fn give_back_slot(&mut self, vertex: VertexId) {
+        if std::mem::take(&mut self.vertices[vertex].has_slot) {
+            self.slots.give_back(self.vertices[vertex].def.op.weight());
+            self.fill_slots();
+        }
+    }
+
+    pub(super) fn cancel_exec(&mut self, vertex: VertexId) {
+        let executing = |edge: &EdgeId| matches!(self.edges[*edge].work, Work::Executing);
+        if self.edges_of(vertex).iter().any(executing) {
+            return;
+        }
+        match self.vertices[vertex].exec {
+            Progress::Waiting => {
+                self.slots.waiting.retain(|v| *v != vertex);
+                self.vertices[vertex].exec = Progress::Idle;
+                self.call_ends(vertex);
+            }
+            Progress::Running => {
+                self.vertices[vertex].exec = Progress::Cancelling;
+                self.effects.push(Effect::Cancel(Call::Exec(vertex)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn exec_done(&mut self, vertex: VertexId, result: Result<Vec<SharedResult>, VertexError>) {
+        self.give_back_slot(vertex);
+        let cancelled = matches!(self.vertices[vertex].exec, Progress::Cancelling);
+        let edges = self.edges_of(vertex);
+        let waiting = |core: &Self, edge: &EdgeId| matches!(core.edges[*edge].work, Work::Executing);
+        match result {
+            Ok(results) => {
+                let results: Arc<[SharedResult]> = results.into();
+                self.vertices[vertex].exec = Progress::Done(Arc::clone(&results));
+                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Vec<_>>() {
+                    self.commit(edge, &results);
+                }
+            }
+            Err(error) if cancelled && error.is_cancelled() => {
+                self.vertices[vertex].exec = Progress::Idle;
+                self.report(vertex, Change::Finished(Finish::Cancelled));
+                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Vec<_>>() {
+                    self.edges[edge].work = Work::Idle;
+                    self.queue(edge);
+                }
+            }
+            Err(error) => {
+                let failure = self.failure(vertex, error);
+                self.report(vertex, Change::Finished(Finish::Failed(failure.cause.to_string())));
+                self.vertices[vertex].exec = Progress::Failed(Arc::clone(&failure));
+                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Vec<_>>() {
+                    self.edges[edge].work = Work::Idle;
+                    self.fail(edge, Arc::clone(&failure));
+                }
+            }
+        }
+        self.call_ends(vertex);
+    }
+
+    /// Stores the result of an edge after exec.
+    fn commit(&mut self, edge: EdgeId, results: &[SharedResult]) {
+        let state = &self.edges[edge];
+        let (vertex, wanted) = (state.vertex, state.output);
+        let Some(result) = results.get(wanted as usize).cloned() else {
+            let returned = results.len();
+            let failure = self.failure(vertex, VertexError::MissingOutput { wanted, returned });
+            self.edges[edge].work = Work::Idle;
+            self.fail(edge, failure);
+            return;
+        };
+        let keys = self.commit_keys(edge);
+        for dep in 0..self.edges[edge].deps.len() {
+            self.demand(edge, dep, Level::Nothing);
+        }
+        self.edges[edge].work = Work::Saving { result: result.clone() };
+        self.call_begins(vertex);
+        let cache = self.vertices[vertex].cache().clone();
+        self.effects.push(Effect::Save { edge, cache, keys, result });
+    }
+
+    /// The keys under which a result of exec is found again: one per cache map of a root, else
+    /// one with everything that is known of the inputs.
+    fn commit_keys(&self, edge: EdgeId) -> Vec<CacheKey> {
+        let state = &self.edges[edge];
+        let live = &self.vertices[state.vertex];
+        let output = i64::from(state.output);
+        if live.inputs.is_empty() {
+            live.maps.iter().map(|map| CacheKey::root(map.digest, output, map.scope)).collect()
+        } else {
+            vec![CacheKey::derived(live.maps[0].digest, output, self.alternatives(edge))]
+        }
+    }
+
+    pub(super) fn save_done(&mut self, edge: EdgeId, saved: Result<Vec<CacheRecord>, CacheError>) {
+        let state = &mut self.edges[edge];
+        let vertex = state.vertex;
+        let Work::Saving { result } = std::mem::replace(&mut state.work, Work::Idle) else { return };
+        match saved {
+            Ok(records) => {
+                let live = &self.vertices[vertex];
+                let with_origin = |record: CacheRecord| CacheRecord {
+                    key: record
+                        .key
+                        .renamed(record.key.id(), Some(Arc::clone(&live.origin)))
+                        .with_learned(&self.edges[edge].learned),
+                    ..record
+                };
+                let records: Vec<CacheRecord> = records.into_iter().map(with_origin).collect();
+                if !live.ignore_cache {
+                    let state = &mut self.edges[edge];
+                    for record in &records {
+                        if !state.keys.contains(&record.key) {
+                            state.keys.push(record.key.clone());
+                        }
+                    }
+                }
+                let keys = keys_of_result(records, &self.vertices[vertex].sub_builds);
+                self.complete(edge, result, keys, Finish::Ran);
+            }
+            Err(error) => {
+                let failure = self.failure(vertex, VertexError::Cache(error));
+                self.fail(edge, failure);
+            }
+        }
+        self.call_ends(vertex);
+    }
+
+    fn complete(
+        &mut self,
+        edge: EdgeId,
+        result: SharedResult,
+        keys: Vec<ExportableCacheKey>,
+        finish: Finish,
+    ) {
+        let state = &mut self.edges[edge];
+        state.work = Work::Done(CachedResult::new(result, keys));
+        state.records = Vec::new();
+        let vertex = state.vertex;
+        self.report(vertex, Change::Finished(finish));
+        self.notify(edge);
+    }
+
+    /// Computes the content digests that are due.
+    fn start_content(&mut self, edge: EdgeId) {
+        let vertex = self.edges[edge].vertex;
+        for dep in 0..self.edges[edge].deps.len() {
+            let entry = &self.edges[edge].deps[dep];
+            let source = self.find(entry.edge);
+            let live = &self.vertices[vertex];
+            if !matches!(entry.content, Content::Unknown) || !has_slow_step(live.maps.first(), dep) {
+                continue;
+            }
+            let Some(result) = self.edges[source].result().map(|r| r.result.clone()) else { continue };
+            self.edges[edge].deps[dep].content = Content::Computing;
+            match live.content.iter().find(|(input, _)| *input == dep).map(|(_, call)| call) {
+                None | Some(Progress::Idle) => self.call_content(vertex, dep, result),
+                Some(Progress::Done(_) | Progress::Failed(_)) => self.queue(edge),
+                Some(_) => {}
+            }
+        }
+    }
+
+    fn call_content(&mut self, vertex: VertexId, input: usize, result: SharedResult) {
+        self.call_begins(vertex);
+        let live = &mut self.vertices[vertex];
+        live.content.retain(|(i, _)| *i != input);
+        live.content.push((input, Progress::Running));
+        let about = &live.maps[0].inputs[input];
+        let (preprocess, content) = (about.preprocess.clone(), about.content.clone());
+        let def = Arc::clone(&live.def);
+        let call = ContentCall { vertex, def, input, preprocess, content, result };
+        self.effects.push(Effect::CallContent(call));
+    }
+
+    pub(super) fn cancel_content(&mut self, edge: EdgeId, input: usize) {
+        let vertex = self.edges[edge].vertex;
+        let computing = |edge: &EdgeId| {
+            let dep = self.edges[*edge].deps.get(input);
+            dep.is_some_and(|dep| matches!(dep.content, Content::Computing))
+        };
+        if self.edges_of(vertex).iter().any(computing) {
+            return;
+        }
+        let call = self.vertices[vertex].content.iter_mut().find(|(i, _)| *i == input);
+        if let Some((_, progress @ Progress::Running)) = call {
+            *progress = Progress::Cancelling;
+            self.effects.push(Effect::Cancel(Call::Content(vertex, input)));
+        }
+    }
+
+    pub(super) fn content_done(
+        &mut self,
+        vertex: VertexId,
+        input: usize,
+        result: Result<Option<Digest>, VertexError>,
+    ) {
+        let place = self.vertices[vertex].content.iter().position(|(i, _)| *i == input);
+        let place = place.expect("a content call stays listed while it runs");
+        let cancelled = matches!(self.vertices[vertex].content[place].1, Progress::Cancelling);
+        let outcome = match result {
+            Ok(digest) => Progress::Done(digest),
+            Err(error) if cancelled && error.is_cancelled() => Progress::Idle,
+            Err(error) => Progress::Failed(self.failure(vertex, error)),
+        };
+        let again = matches!(outcome, Progress::Idle);
+        self.vertices[vertex].content[place].1 = outcome;
+        for edge in self.edges_of(vertex) {
+            if let Some(dep) = self.edges[edge].deps.get_mut(input)
+                && matches!(dep.content, Content::Computing)
+            {
+                if again {
+                    dep.content = Content::Unknown;
+                }
+                self.queue(edge);
+            }
+        }
+        self.call_ends(vertex);
+    }
+}

@@ -1,0 +1,517 @@
+//! Live vertices: what the graphs of all jobs are loaded into, and how it goes away.
+//!
+//! A vertex lives while something refers to it: a job that asked for it, a vertex it is an input
+//! of, a vertex whose edge does its work here, a sub-build, or a call under way. A job therefore
+//! refers only to what it asked for, and joining a large live graph costs nothing per vertex.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use quern_core::Digest;
+
+use crate::cache::{CacheManager, CombinedCache, Readiness};
+use crate::error::{SolveError, VertexLabel};
+use crate::graph::{Graph, Input, Vertex};
+use crate::key::{ExportableCacheKey, Origin};
+use crate::op::CacheMap;
+use crate::progress::{Change, Finish};
+use crate::result::SharedResult;
+
+use super::call::Progress;
+use super::edge::{EdgeState, Level};
+use super::{Core, EdgeId, Effect, JobId, JobState, Owner, VertexId};
+
+/// A live vertex.
+pub(crate) struct Live {
+    pub(crate) def: Arc<Vertex>,
+    /// Its name among live vertices: its digest, or one derived from it if it stands apart.
+    name: Digest,
+    pub(crate) ignore_cache: bool,
+    pub(crate) origin: Arc<Origin>,
+    /// Greater than the rank of every input.
+    pub(crate) rank: u32,
+    refs: u32,
+    /// How many of the references are calls under way.
+    calls: u32,
+    pub(crate) inputs: Box<[EdgeId]>,
+    pub(crate) first_edge: Option<EdgeId>,
+    pub(crate) maps: Vec<CacheMap>,
+    pub(crate) maps_done: bool,
+    pub(crate) map: Progress<()>,
+    pub(crate) exec: Progress<Arc<[SharedResult]>>,
+    pub(crate) content: Vec<(usize, Progress<Option<Digest>>)>,
+    /// True while a running exec takes up room.
+    pub(crate) has_slot: bool,
+    /// Vertices of sub-builds, and the keys of their results.
+    pub(crate) held: Vec<VertexId>,
+    pub(crate) sub_builds: Vec<ExportableCacheKey>,
+    /// Jobs that want to hear of it.
+    pub(crate) watchers: Vec<JobId>,
+    pub(crate) finish: Option<Finish>,
+}
+
+impl Live {
+    pub(crate) fn cache(&self) -> &Arc<CombinedCache> {
+        &self.origin.cache
+    }
+
+    pub(crate) fn label(&self) -> VertexLabel {
+        self.def.label()
+    }
+
+    /// True if a cache of this vertex may still get answers from elsewhere.
+    pub(crate) fn expects_answers(&self) -> bool {
+        self.origin.cache.readiness() == Readiness::Pending
+    }
+}
+
+/// What one load needs besides the graph.
+struct Load<'a> {
+    graph: &'a Graph,
+    sources: Vec<Arc<dyn CacheManager>>,
+    watcher: Option<JobId>,
+    /// Loaded vertices by their number in the graph, plus one; 0 is not loaded.
+    loaded: Vec<u32>,
+    /// What was made by this load.
+    added: Vec<VertexId>,
+    /// Inputs of definitions that joined a live vertex made from others: they live with the owner
+    /// although nothing uses them.
+    unused: Vec<VertexId>,
+}
+
+impl Core {
+    /// Loads what the targets need, holds it for `owner`, and returns the target edges.
+    pub(crate) fn load(
+        &mut self,
+        owner: Owner,
+        graph: &Graph,
+        targets: &[Input],
+    ) -> Result<Vec<EdgeId>, SolveError> {
+        if let Owner::Job(job) = owner {
+            match self.jobs.get(&job) {
+                None => return Err(SolveError::Discarded),
+                Some(job) if job.cancelled => return Err(SolveError::Cancelled),
+                Some(_) => {}
+            }
+        }
+        let missing = targets.iter().find(|t| graph.vertex(t.vertex).is_none());
+        if let Some(target) = missing {
+            return Err(SolveError::NoSuchVertex(target.vertex.0));
+        }
+        let (sources, watcher) = match owner {
+            Owner::Job(job) => (Vec::new(), self.jobs.get(&job).filter(|j| j.watched).map(|_| job)),
+            Owner::Vertex(vertex) => (self.sources_of(vertex), None),
+        };
+        let loaded = vec![0; graph.len()];
+        let mut load = Load { graph, sources, watcher, loaded, added: Vec::new(), unused: Vec::new() };
+        let mut edges = Vec::with_capacity(targets.len());
+        for target in targets {
+            let vertex = self.load_below(&mut load, target.vertex.0);
+            self.hold(owner, vertex);
+            edges.push(self.edge(vertex, target.output));
+        }
+        for vertex in load.unused {
+            self.hold(owner, vertex);
+        }
+        debug_assert!(load.added.iter().all(|v| self.vertices[*v].refs > 0), "everything is held");
+        if let Owner::Vertex(vertex) = owner {
+            if edges.iter().any(|edge| self.could_wait_for(self.find(*edge), vertex)) {
+                return Err(SolveError::OwnSubBuild(self.vertices[vertex].label()));
+            }
+            for job in self.vertices[vertex].watchers.clone() {
+                for edge in &edges {
+                    self.watch(self.edges[*edge].vertex, job);
+                }
+            }
+        }
+        Ok(edges)
+    }
+
+    /// Loads a vertex after everything below it, without recursion.
+    fn load_below(&mut self, load: &mut Load<'_>, target: u32) -> VertexId {
+        let mut path = vec![(target, 0usize)];
+        while let Some((number, next)) = path.last_mut() {
+            let def = &load.graph.vertices[*number as usize];
+            if load.loaded[*number as usize] != 0 || self.is_loaded(load, *number, def) {
+                path.pop();
+                continue;
+            }
+            let open = def.inputs[*next..].iter().position(|i| load.loaded[i.vertex.0 as usize] == 0);
+            if let Some(skip) = open {
+                *next += skip + 1;
+                let input = def.inputs[*next - 1].vertex.0;
+                path.push((input, 0));
+                continue;
+            }
+            let vertex = self.join_or_add(load, &Arc::clone(def));
+            load.loaded[*number as usize] = vertex.number() + 1;
+            path.pop();
+        }
+        VertexId::from_number(load.loaded[target as usize] - 1)
+    }
+
+    /// A short cut: this very definition is live, so everything below it is, too.
+    fn is_loaded(&mut self, load: &mut Load<'_>, number: u32, def: &Arc<Vertex>) -> bool {
+        if self.apart > 0 || !load.sources.is_empty() {
+            return false;
+        }
+        let Some(&vertex) = self.by_digest.get(&def.digest) else { return false };
+        if !Arc::ptr_eq(&self.vertices[vertex].def, def) {
+            return false;
+        }
+        if let Some(job) = load.watcher {
+            self.watch(vertex, job);
+        }
+        load.loaded[number as usize] = vertex.number() + 1;
+        true
+    }
+
+    fn join_or_add(&mut self, load: &mut Load<'_>, def: &Arc<Vertex>) -> VertexId {
+        let ignore = def.ignores_cache();
+        let mut name = def.digest;
+        if self.apart > 0
+            && let Some(&vertex) = self.by_digest.get(&apart_name(&name))
+        {
+            return self.join(load, vertex, def);
+        }
+        if let Some(&vertex) = self.by_digest.get(&name) {
+            if !ignore || self.vertices[vertex].ignore_cache {
+                return self.join(load, vertex, def);
+            }
+            name = apart_name(&name);
+            self.apart += 1;
+        }
+        self.add(load, def, name)
+    }
+
+    /// A definition joins the live vertex of its digest, whatever that was made from.
+    fn join(&mut self, load: &mut Load<'_>, vertex: VertexId, def: &Arc<Vertex>) -> VertexId {
+        for (input, edge) in def.inputs.iter().zip(&self.vertices[vertex].inputs) {
+            let loaded = VertexId::from_number(load.loaded[input.vertex.0 as usize] - 1);
+            if self.edges[*edge].vertex != loaded {
+                load.unused.push(loaded);
+            }
+        }
+        let mut more = load.sources.clone();
+        more.extend(def.options.iter().flat_map(|o| o.cache_sources.iter().cloned()));
+        self.add_sources(vertex, more);
+        if let Some(job) = load.watcher {
+            self.watch(vertex, job);
+        }
+        vertex
+    }
+
+    fn add(&mut self, load: &mut Load<'_>, def: &Arc<Vertex>, name: Digest) -> VertexId {
+        let mut inputs = Vec::with_capacity(def.inputs.len());
+        let mut rank = 0;
+        for input in &def.inputs {
+            let below = VertexId::from_number(load.loaded[input.vertex.0 as usize] - 1);
+            self.vertices[below].refs += 1;
+            rank = rank.max(self.vertices[below].rank + 1);
+            inputs.push(self.edge(below, input.output));
+        }
+        let sources = load.sources.iter().chain(def.options.iter().flat_map(|o| &o.cache_sources));
+        let sources: Vec<_> = sources.cloned().collect();
+        let cache = if sources.is_empty() { Arc::clone(&self.cache) } else { self.combine(&sources) };
+        let export = def.options.as_ref().and_then(|o| o.export);
+        let vertex = self.vertices.insert(Live {
+            def: Arc::clone(def),
+            name,
+            ignore_cache: def.ignores_cache(),
+            origin: Arc::new(Origin { cache, vertex: def.digest, export }),
+            rank,
+            refs: 0,
+            calls: 0,
+            inputs: inputs.into(),
+            first_edge: None,
+            maps: Vec::new(),
+            maps_done: false,
+            map: Progress::Idle,
+            exec: Progress::Idle,
+            content: Vec::new(),
+            has_slot: false,
+            held: Vec::new(),
+            sub_builds: Vec::new(),
+            watchers: Vec::new(),
+            finish: None,
+        });
+        self.by_digest.insert(name, vertex);
+        load.added.push(vertex);
+        if let Some(job) = load.watcher {
+            self.watch(vertex, job);
+        }
+        vertex
+    }
+
+    fn hold(&mut self, owner: Owner, vertex: VertexId) {
+        self.vertices[vertex].refs += 1;
+        match owner {
+            Owner::Job(job) => {
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.held.push(vertex);
+                }
+            }
+            Owner::Vertex(parent) => self.vertices[parent].held.push(vertex),
+        }
+    }
+
+    pub(super) fn retain(&mut self, vertex: VertexId) {
+        self.vertices[vertex].refs += 1;
+    }
+
+    /// Gives back one reference; without any left the vertex goes, and so on downwards.
+    pub(super) fn release(&mut self, vertex: VertexId) {
+        let mut open = vec![vertex];
+        while let Some(vertex) = open.pop() {
+            let live = &mut self.vertices[vertex];
+            live.refs -= 1;
+            if live.refs > 0 {
+                self.forget_if_unwanted(vertex);
+                continue;
+            }
+            self.forget_name(vertex);
+            let mut edge = self.vertices[vertex].first_edge;
+            while let Some(at) = edge {
+                edge = self.edges[at].next;
+                open.extend(self.remove_edge(at));
+            }
+            if let Some(live) = self.vertices.remove(vertex) {
+                open.extend(live.inputs.iter().map(|edge| self.edges[*edge].vertex));
+                open.extend(live.held);
+            }
+        }
+    }
+
+    /// A vertex kept only by its own calls is dead to new builds.
+    fn forget_if_unwanted(&mut self, vertex: VertexId) {
+        let live = &self.vertices[vertex];
+        if live.calls == live.refs {
+            self.forget_name(vertex);
+        }
+    }
+
+    /// A call of the vertex begins; until it ends the vertex stays.
+    pub(super) fn call_begins(&mut self, vertex: VertexId) {
+        self.vertices[vertex].calls += 1;
+        self.vertices[vertex].refs += 1;
+    }
+
+    /// A call of the vertex has ended. The vertex may be gone after this.
+    pub(super) fn call_ends(&mut self, vertex: VertexId) {
+        self.vertices[vertex].calls -= 1;
+        self.release(vertex);
+    }
+
+    fn forget_name(&mut self, vertex: VertexId) {
+        let name = self.vertices[vertex].name;
+        if self.by_digest.get(&name) == Some(&vertex) {
+            self.by_digest.remove(&name);
+            if name != self.vertices[vertex].def.digest {
+                self.apart -= 1;
+            }
+        }
+    }
+
+    /// Removes an edge of a dying vertex; returns the vertex it was merged into, if any.
+    fn remove_edge(&mut self, edge: EdgeId) -> Option<VertexId> {
+        for dep in 0..self.edges[edge].deps.len() {
+            self.demand(edge, dep, Level::Nothing);
+        }
+        self.index.release(edge);
+        let state = self.edges.remove(edge)?;
+        let into = state.merged_into()?;
+        Some(self.edges[into].vertex)
+    }
+
+    /// The edge of an output, made if need be.
+    pub(super) fn edge(&mut self, vertex: VertexId, output: u32) -> EdgeId {
+        let mut at = self.vertices[vertex].first_edge;
+        while let Some(edge) = at {
+            if self.edges[edge].output == output {
+                return edge;
+            }
+            at = self.edges[edge].next;
+        }
+        let next = self.vertices[vertex].first_edge;
+        let edge = self.edges.insert(EdgeState::new(vertex, output, next));
+        self.vertices[vertex].first_edge = Some(edge);
+        edge
+    }
+
+    pub(super) fn edges_of(&self, vertex: VertexId) -> Vec<EdgeId> {
+        let first = self.vertices[vertex].first_edge;
+        std::iter::successors(first, |edge| self.edges[*edge].next).collect()
+    }
+
+    fn sources_of(&self, vertex: VertexId) -> Vec<Arc<dyn CacheManager>> {
+        self.vertices[vertex].cache().sources().to_vec()
+    }
+
+    fn combine(&mut self, sources: &[Arc<dyn CacheManager>]) -> Arc<CombinedCache> {
+        let combined = self.cache.with(sources);
+        if combined.sources().is_empty() {
+            return Arc::clone(&self.cache);
+        }
+        if let Some(known) = self.combined.get(combined.id()) {
+            return Arc::clone(known);
+        }
+        let id = combined.id().to_owned();
+        let cache = Arc::new(combined);
+        self.combined.insert(id, Arc::clone(&cache));
+        if cache.readiness() == Readiness::Pending {
+            self.effects.push(Effect::Prepare { cache: cache.clone() });
+        }
+        cache
+    }
+
+    /// A joining definition may bring more caches: edges without a result ask them, too.
+    fn add_sources(&mut self, vertex: VertexId, more: Vec<Arc<dyn CacheManager>>) {
+        if more.is_empty() {
+            return;
+        }
+        let mut sources = self.sources_of(vertex);
+        sources.extend(more);
+        let cache = self.combine(&sources);
+        if cache.id() == self.vertices[vertex].cache().id() {
+            return;
+        }
+        let live = &mut self.vertices[vertex];
+        live.origin = Arc::new(Origin { cache, vertex: live.origin.vertex, export: live.origin.export });
+        self.look_up_again(vertex);
+    }
+
+    /// Lets the edges of a vertex repeat all lookups.
+    fn look_up_again(&mut self, vertex: VertexId) {
+        for edge in self.edges_of(vertex) {
+            let state = &mut self.edges[edge];
+            if state.outcome().is_none() && state.merged_into().is_none() {
+                state.maps_seen = 0;
+                state.deps.iter_mut().for_each(|dep| dep.seen = 0);
+                self.queue(edge);
+            }
+        }
+    }
+
+    pub(super) fn ask_sources_again(&mut self) {
+        for vertex in self.vertices.ids() {
+            if !Arc::ptr_eq(self.vertices[vertex].cache(), &self.cache) {
+                self.look_up_again(vertex);
+            }
+        }
+        self.combined.retain(|_, cache| Arc::strong_count(cache) > 1);
+    }
+
+    /// Everything a job needs, and everything that does work for it.
+    fn below(&self, start: VertexId) -> BTreeSet<VertexId> {
+        let mut seen = BTreeSet::from([start]);
+        let mut open = vec![start];
+        while let Some(vertex) = open.pop() {
+            for next in self.next_below(vertex) {
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        seen
+    }
+
+    /// What a vertex refers to.
+    fn next_below(&self, vertex: VertexId) -> Vec<VertexId> {
+        let live = &self.vertices[vertex];
+        let inputs = live.inputs.iter().map(|edge| self.edges[*edge].vertex);
+        let merged = self.edges_of(vertex).into_iter().map(|edge| self.edges[self.find(edge)].vertex);
+        inputs.chain(merged).chain(live.held.iter().copied()).filter(|v| *v != vertex).collect()
+    }
+
+    /// The jobs that need a vertex, directly or through others.
+    pub(crate) fn holders(&self, vertex: VertexId) -> Vec<JobId> {
+        let needs = |job: &JobState| job.held.iter().any(|v| self.below(*v).contains(&vertex));
+        self.jobs.iter().filter(|(_, job)| needs(job)).map(|(id, _)| *id).collect()
+    }
+
+    /// The live vertex of a digest, if any.
+    pub(crate) fn live(&self, digest: &Digest) -> Option<VertexId> {
+        self.by_digest.get(digest).copied()
+    }
+
+    /// Lets a job hear of a vertex and everything below. What it hears of already, it hears of
+    /// with everything below.
+    pub(super) fn watch(&mut self, vertex: VertexId, job: JobId) {
+        let mut open = vec![vertex];
+        while let Some(vertex) = open.pop() {
+            if self.vertices[vertex].watchers.contains(&job) {
+                continue;
+            }
+            self.vertices[vertex].watchers.push(job);
+            self.announce(vertex, job);
+            open.extend(self.next_below(vertex));
+        }
+    }
+
+    fn announce(&mut self, vertex: VertexId, job: JobId) {
+        let live = &self.vertices[vertex];
+        let digest_of = |edge: &EdgeId| self.vertices[self.edges[*edge].vertex].def.digest;
+        let announced = Change::Announced {
+            inputs: live.inputs.iter().map(digest_of).collect(),
+            description: live.def.options.iter().flat_map(|o| o.description.clone()).collect(),
+        };
+        let def = Arc::clone(&live.def);
+        let running = matches!(live.exec, Progress::Running).then_some(Change::Started);
+        let finish = live.finish.clone().map(Change::Finished);
+        for change in [Some(announced), running, finish].into_iter().flatten() {
+            self.effects.push(Effect::Progress { jobs: vec![job], def: Arc::clone(&def), change });
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, vertex: VertexId, job: JobId) {
+        let mut open = vec![vertex];
+        while let Some(vertex) = open.pop() {
+            let watchers = &mut self.vertices[vertex].watchers;
+            if let Some(place) = watchers.iter().position(|j| *j == job) {
+                watchers.swap_remove(place);
+                open.extend(self.next_below(vertex));
+            }
+        }
+    }
+
+    /// Once nothing of a job is under way: what became of the vertices that never began.
+    pub(super) fn report_rest(&mut self, job: JobId) {
+        let mut open = self.jobs.get(&job).map(|job| job.held.clone()).unwrap_or_default();
+        let mut seen = BTreeSet::new();
+        while let Some(vertex) = open.pop() {
+            if !seen.insert(vertex) {
+                continue;
+            }
+            open.extend(self.next_below(vertex));
+            let live = &self.vertices[vertex];
+            if live.finish.is_none() && !live.exec.is_under_way() {
+                let known = self.edges_of(vertex).iter().any(|edge| !self.edges[*edge].records.is_empty());
+                let finish = if known { Finish::Skipped } else { Finish::NotNeeded };
+                let def = Arc::clone(&live.def);
+                self.effects.push(Effect::Progress { jobs: vec![job], def, change: Change::Finished(finish) });
+            }
+        }
+    }
+
+    /// Who hears of a vertex.
+    pub(crate) fn watchers(&self, vertex: VertexId) -> (&[JobId], &Arc<Vertex>) {
+        let live = &self.vertices[vertex];
+        (&live.watchers, &live.def)
+    }
+
+    pub(super) fn report(&mut self, vertex: VertexId, change: Change) {
+        let live = &mut self.vertices[vertex];
+        if let Change::Finished(finish) = &change {
+            live.finish = Some(finish.clone());
+        }
+        if !live.watchers.is_empty() {
+            let (jobs, def) = (live.watchers.clone(), Arc::clone(&live.def));
+            self.effects.push(Effect::Progress { jobs, def, change });
+        }
+    }
+}
+
+/// The name of a vertex that ignores the cache while one of equal digest is live that does not.
+fn apart_name(digest: &Digest) -> Digest {
+    Digest::of(format!("{digest}-ignorecache").as_bytes())
+}

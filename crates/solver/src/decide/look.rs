@@ -1,0 +1,574 @@
+//! Pass 1: an edge takes in what is new, draws conclusions, and says what it needs next.
+//!
+//! The rules of this file are the heart of the solver. An edge may be found in a cache by what its
+//! inputs were made from (their *definition keys*) or by what they contain (their *content keys*,
+//! which need the input's result and are therefore slow). The rules never have an input loaded or
+//! hashed while its definition key has matched already and other inputs have not.
+
+use std::sync::Arc;
+
+use quern_core::Digest;
+
+use crate::cache::{CacheManager, Query};
+use crate::error::{CacheError, VertexError};
+use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
+use crate::op::{CacheMap, CacheMapInput, KeyScope, MapStep};
+
+use super::call::Progress;
+use super::edge::{Content, Dep, Failure, Level, Work};
+use super::live::Live;
+use super::{Call, Core, EdgeId, Effect, VertexId};
+
+/// What the cache map says of an input, if anything.
+fn about(map: Option<&CacheMap>, input: usize) -> Option<&CacheMapInput> {
+    map?.inputs.get(input)
+}
+
+pub(super) fn selector(map: &CacheMap, input: usize) -> Option<Digest> {
+    map.inputs.get(input)?.selector
+}
+
+fn has_content_fn(map: Option<&CacheMap>, input: usize) -> bool {
+    about(map, input).is_some_and(|i| i.content.is_some())
+}
+
+/// True if something must be done with the input's result before exec.
+pub(super) fn has_slow_step(map: Option<&CacheMap>, input: usize) -> bool {
+    about(map, input).is_some_and(|i| i.content.is_some() || i.preprocess.is_some())
+}
+
+/// One input of an edge as the rules see it.
+#[derive(Clone, Copy)]
+struct Facts {
+    level: Level,
+    matched: bool,
+    /// The input has a content digest function.
+    has_content: bool,
+    /// The input has such a function or a preprocess step.
+    has_slow: bool,
+    content_known: bool,
+    content_key: bool,
+    content_matched: bool,
+}
+
+impl Facts {
+    /// The content key could be had next, but is not known.
+    fn content_due(&self) -> bool {
+        self.has_content && self.slow_possible()
+    }
+
+    /// A slow step could be done next, but is not done.
+    fn slow_due(&self) -> bool {
+        self.has_slow && self.slow_possible()
+    }
+
+    fn slow_possible(&self) -> bool {
+        self.level == Level::Compared || (self.level == Level::Complete && !self.content_known)
+    }
+
+    /// Nothing can match for this input any more.
+    fn is_hopeless(&self) -> bool {
+        !self.matched
+            && if self.has_content {
+                self.content_known && !self.content_matched
+            } else {
+                self.level >= Level::Compared
+            }
+    }
+
+    /// By which name the input is known well enough to go on.
+    fn is_known(&self) -> bool {
+        self.matched || self.content_key || self.level == Level::Complete
+    }
+
+    fn content_missing(&self) -> bool {
+        self.has_content && !self.content_known
+    }
+}
+
+impl Core {
+    /// Looks at an edge after something changed for it.
+    pub(super) fn look(&mut self, edge: EdgeId) {
+        let Some(state) = self.edges.get_mut(edge) else { return };
+        state.queued = false;
+        match state.work {
+            Work::Idle | Work::Loading { .. } | Work::Executing => {}
+            Work::Saving { .. } | Work::Done(_) | Work::Failed(_) | Work::Merged(_) => return,
+        }
+        let wanted = state.wanted();
+        if wanted == Level::Nothing {
+            self.let_go(edge);
+            return;
+        }
+        if matches!(state.work, Work::Loading { .. } | Work::Executing) {
+            return;
+        }
+        if state.deps.is_empty() {
+            let inputs = &self.vertices[state.vertex].inputs;
+            state.deps = inputs.iter().map(|input| Dep::on(*input)).collect();
+        }
+        let (keys, level) = (state.keys.len(), state.looked_up);
+        if let Err(failure) = self.take_in(edge).and_then(|()| self.conclude(edge)) {
+            self.fail(edge, failure);
+            return;
+        }
+        let state = &self.edges[edge];
+        let (news, reached) = (state.keys.len() != keys || state.looked_up != level, state.looked_up);
+        if news {
+            self.notify(edge);
+        }
+        if reached >= wanted {
+            self.let_go(edge);
+        } else {
+            self.plan(edge, wanted);
+        }
+    }
+
+    /// Withdraws everything an edge has asked for.
+    pub(super) fn let_go(&mut self, edge: EdgeId) {
+        for dep in 0..self.edges[edge].deps.len() {
+            self.demand(edge, dep, Level::Nothing);
+            if matches!(self.edges[edge].deps[dep].content, Content::Computing) {
+                self.edges[edge].deps[dep].content = Content::Unknown;
+                self.cancel_content(edge, dep);
+            }
+        }
+        let state = &mut self.edges[edge];
+        let vertex = state.vertex;
+        if std::mem::take(&mut state.awaits_map) {
+            self.cancel_map(vertex);
+        }
+        match &mut self.edges[edge].work {
+            Work::Executing => {
+                self.edges[edge].work = Work::Idle;
+                self.cancel_exec(vertex);
+            }
+            Work::Loading { cancelled, .. } if !*cancelled => {
+                *cancelled = true;
+                self.effects.push(Effect::Cancel(Call::Load(edge)));
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn fail(&mut self, edge: EdgeId, failure: Arc<Failure>) {
+        self.let_go(edge);
+        self.edges[edge].work = Work::Failed(failure);
+        self.notify(edge);
+    }
+
+    /// The failure of a vertex by itself.
+    pub(super) fn failure(&self, vertex: VertexId, cause: VertexError) -> Arc<Failure> {
+        Arc::new(Failure { vertex: self.vertices[vertex].label(), cause: Arc::new(cause) })
+    }
+
+    /// Reads cache maps, input keys and content digests that are new, and looks them up.
+    fn take_in(&mut self, edge: EdgeId) -> Result<(), Arc<Failure>> {
+        let vertex = self.edges[edge].vertex;
+        if let Progress::Failed(failure) = &self.vertices[vertex].map {
+            return Err(Arc::clone(failure));
+        }
+        let cache_error = |core: &Self, error| core.failure(vertex, VertexError::Cache(error));
+        if self.vertices[vertex].inputs.is_empty() {
+            return self.look_up_root(edge).map_err(|error| cache_error(self, error));
+        }
+        for dep in 0..self.edges[edge].deps.len() {
+            let source = self.find(self.edges[edge].deps[dep].edge);
+            self.edges[edge].deps[dep].follow(source);
+            if let Some(Err(failure)) = self.edges[source].outcome() {
+                return Err(Arc::clone(failure));
+            }
+            if self.vertices[vertex].maps.is_empty() {
+                continue;
+            }
+            self.look_up_definitions(edge, dep, source).map_err(|error| cache_error(self, error))?;
+            self.take_in_content(edge, dep, source)?;
+        }
+        Ok(())
+    }
+
+    fn look_up_root(&mut self, edge: EdgeId) -> Result<(), CacheError> {
+        let state = &mut self.edges[edge];
+        let live = &self.vertices[state.vertex];
+        let cache = live.cache();
+        let mut found = Vec::new();
+        for map in &live.maps[state.maps_seen as usize..] {
+            state.looked_up = Level::Compared;
+            if live.ignore_cache {
+                continue;
+            }
+            let output = i64::from(state.output);
+            let query = Query { deps: &[], input: 0, digest: map.digest, output, scope: map.scope };
+            found.clear();
+            cache.query(&query, &mut found)?;
+            for id in &found {
+                if state.keys.iter().any(|key| key.id() == *id) {
+                    continue;
+                }
+                let key = CacheKey::found(*id, map.digest, output, Vec::new(), Arc::clone(&live.origin));
+                state.records.extend(cache.records(&key)?);
+                state.keys.push(key);
+            }
+        }
+        state.maps_seen = u32::try_from(live.maps.len()).expect("few cache maps");
+        Ok(())
+    }
+
+    /// Looks up the definition keys an input has got since the last time.
+    fn look_up_definitions(&mut self, edge: EdgeId, dep: usize, source: EdgeId) -> Result<(), CacheError> {
+        let (state, input) = self.edges.pair_mut(edge, source);
+        let live = &self.vertices[state.vertex];
+        let entry = &mut state.deps[dep];
+        let new = &input.keys[(entry.seen as usize).min(input.keys.len())..];
+        if new.is_empty() {
+            return Ok(());
+        }
+        entry.seen = u32::try_from(input.keys.len()).expect("few keys");
+        let map = &live.maps[0];
+        let selector = selector(map, dep);
+        let keys: Vec<_> = new.iter().map(|key| CacheKeyWithSelector::new(key.clone(), selector)).collect();
+        look_up(live, state.output, dep, &keys, &mut entry.matched)?;
+        Ok(())
+    }
+
+    /// Takes in the content digest of an input that was computed meanwhile.
+    fn take_in_content(&mut self, edge: EdgeId, dep: usize, source: EdgeId) -> Result<(), Arc<Failure>> {
+        if !matches!(self.edges[edge].deps[dep].content, Content::Computing) {
+            return Ok(());
+        }
+        let vertex = self.edges[edge].vertex;
+        let digest = match self.vertices[vertex].content.iter().find(|(input, _)| *input == dep) {
+            Some((_, Progress::Done(digest))) => *digest,
+            Some((_, Progress::Failed(failure))) => return Err(Arc::clone(failure)),
+            _ => return Ok(()),
+        };
+        let known = self.look_up_content(edge, dep, source, digest);
+        let content = known.map_err(|error| self.failure(vertex, VertexError::Cache(error)))?;
+        self.edges[edge].deps[dep].content = content;
+        Ok(())
+    }
+
+    fn look_up_content(
+        &mut self,
+        edge: EdgeId,
+        dep: usize,
+        source: EdgeId,
+        digest: Option<Digest>,
+    ) -> Result<Content, CacheError> {
+        let Some(digest) = digest else { return Ok(Content::Known { key: None, matched: false }) };
+        let (state, input) = self.edges.pair_mut(edge, source);
+        let live = &self.vertices[state.vertex];
+        let key = CacheKey::content(digest);
+        let mut keys = vec![CacheKeyWithSelector::new(key.clone(), None)];
+        let matched = look_up(live, state.output, dep, &keys, &mut state.deps[dep].matched)?;
+        // Asking with the definition keys as well lets these lead to whatever the content leads
+        // to: the next build finds it by definition.
+        let selector = selector(&live.maps[0], dep);
+        let definitions = input.result().map_or(&[][..], |result| result.keys());
+        keys.extend(definitions.iter().map(|key| CacheKeyWithSelector::new(key.clone(), selector)));
+        if keys.len() > 1 {
+            let mut found = Vec::new();
+            live.cache().query(&query(live, state.output, dep, &keys), &mut found)?;
+        }
+        Ok(Content::Known { key: Some(key), matched })
+    }
+
+    /// Finds the keys this edge has by now, and the level it has reached.
+    fn conclude(&mut self, edge: EdgeId) -> Result<(), Arc<Failure>> {
+        let vertex = self.edges[edge].vertex;
+        let live = &self.vertices[vertex];
+        if live.inputs.is_empty() || live.maps.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.add_matching_keys(edge) {
+            return Err(self.failure(vertex, VertexError::Cache(error)));
+        }
+        let facts = self.facts(edge);
+        // A cache that is still fetching may turn a miss into a hit: no conclusions yet.
+        let final_answers = !self.vertices[vertex].expects_answers();
+        let state = &mut self.edges[edge];
+        if final_answers && facts.iter().any(Facts::is_hopeless) {
+            state.hopeless = true;
+        }
+        let capped = |level: Level| level.min(Level::Compared);
+        let known = |f: &Facts| if f.content_due() { Level::Defined } else { f.level };
+        let at_least = facts.iter().filter(|f| !f.matched && !f.slow_due()).map(|f| capped(f.level)).max();
+        let all_have = facts.iter().map(known).map(capped).min();
+        let level = at_least.max(all_have).unwrap_or(Level::Nothing);
+        state.looked_up = state.looked_up.max(level);
+        if state.looked_up == Level::Defined && !state.records.is_empty() {
+            let all_compared = facts.iter().all(|f| f.level >= Level::Compared || f.matched);
+            if all_compared && no_more_keys(&state.deps, &facts, &state.keys) {
+                state.looked_up = Level::Compared;
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that every input leads to is a key of this edge.
+    fn add_matching_keys(&mut self, edge: EdgeId) -> Result<(), CacheError> {
+        let state = &self.edges[edge];
+        let mut new: Vec<KeyId> = Vec::new();
+        for id in &state.deps[0].matched {
+            let everywhere = state.deps[1..].iter().all(|dep| dep.matched.contains(id));
+            if everywhere && !state.keys.iter().any(|key| key.id() == *id) {
+                new.push(*id);
+            }
+        }
+        for id in new {
+            let deps = self.alternatives(edge);
+            let live = &self.vertices[self.edges[edge].vertex];
+            let (digest, output) = (live.maps[0].digest, i64::from(self.edges[edge].output));
+            let key = CacheKey::found(id, digest, output, deps, Arc::clone(&live.origin));
+            let records = live.cache().records(&key)?;
+            let state = &mut self.edges[edge];
+            state.records.extend(records.into_iter().filter(|r| !state.tried.contains(&r.id)));
+            state.keys.push(key);
+        }
+        Ok(())
+    }
+
+    /// All names by which the inputs of an edge are known.
+    pub(super) fn alternatives(&self, edge: EdgeId) -> Vec<Vec<CacheKeyWithSelector>> {
+        let state = &self.edges[edge];
+        let map = &self.vertices[state.vertex].maps[0];
+        let of_input = |(i, dep): (usize, &Dep)| {
+            let selector = selector(map, i);
+            let source = &self.edges[self.find(dep.edge)];
+            let with = |key: ExportableCacheKey| CacheKeyWithSelector::new(key, selector);
+            let mut names: Vec<_> = match source.result() {
+                Some(result) => result.keys().iter().cloned().map(with).collect(),
+                None => source.keys.iter().cloned().map(|key| with(key.into())).collect(),
+            };
+            let content = dep.content_key().filter(|_| source.result().is_some());
+            names.extend(content.map(|key| CacheKeyWithSelector::new(key.clone(), None)));
+            names
+        };
+        state.deps.iter().enumerate().map(of_input).collect()
+    }
+
+    fn facts(&self, edge: EdgeId) -> Vec<Facts> {
+        let state = &self.edges[edge];
+        let map = self.vertices[state.vertex].maps.first();
+        let of_input = |(i, dep): (usize, &Dep)| Facts {
+            level: self.edges[self.find(dep.edge)].level(),
+            matched: !dep.matched.is_empty(),
+            has_content: has_content_fn(map, i),
+            has_slow: has_slow_step(map, i),
+            content_known: dep.content_known(),
+            content_key: dep.content_key().is_some(),
+            content_matched: matches!(dep.content, Content::Known { matched: true, .. }),
+        };
+        state.deps.iter().enumerate().map(of_input).collect()
+    }
+
+    /// True if nothing but the edge's own result is missing.
+    pub(super) fn inputs_complete(&self, edge: EdgeId) -> bool {
+        let live = &self.vertices[self.edges[edge].vertex];
+        live.maps_done && self.facts(edge).iter().all(|f| f.level == Level::Complete && !f.slow_due())
+    }
+
+    /// Says what the edge needs next to get where it is wanted.
+    fn plan(&mut self, edge: EdgeId, wanted: Level) {
+        let state = &self.edges[edge];
+        let live = &self.vertices[state.vertex];
+        let map_known = !live.maps.is_empty();
+        let map_due = !map_known || (!live.maps_done && state.records.is_empty());
+        let waits_for_source = state.records.is_empty() && map_known && live.expects_answers();
+        if map_due && !waits_for_source {
+            self.want_map(edge);
+        }
+        let ready = !self.edges[edge].records.is_empty() || (!waits_for_source && self.inputs_complete(edge));
+        if wanted == Level::Complete && ready {
+            self.want_start(edge);
+            return;
+        }
+        let facts = self.facts(edge);
+        let mut active = self.edges[edge].awaits_map || waits_for_source;
+        for (dep, fact) in facts.iter().enumerate() {
+            let limit = if waits_for_source { Level::Compared } else { Level::Complete };
+            let needed = self.needed_of(edge, &facts, dep, wanted).min(limit);
+            if needed > fact.level && needed > self.edges[edge].deps[dep].demand {
+                self.demand(edge, dep, needed);
+            }
+            active |= self.edges[edge].deps[dep].demand > fact.level;
+            if map_known && fact.level == Level::Complete && fact.has_slow && !fact.content_known {
+                self.want_start(edge);
+                active = true;
+            }
+        }
+        if !active {
+            self.force(edge, &facts);
+        }
+    }
+
+    /// The rules asked for nothing although the edge is wanted further: then it needs everything.
+    fn force(&mut self, edge: EdgeId, facts: &[Facts]) {
+        let open: Vec<usize> = (0..facts.len()).filter(|i| facts[*i].level < Level::Complete).collect();
+        if open.is_empty() {
+            let failure = self.failure(self.edges[edge].vertex, VertexError::Stalled);
+            self.fail(edge, failure);
+        }
+        for dep in open {
+            self.demand(edge, dep, Level::Complete);
+        }
+    }
+
+    /// How far one input must get next.
+    fn needed_of(&self, edge: EdgeId, facts: &[Facts], dep: usize, wanted: Level) -> Level {
+        let state = &self.edges[edge];
+        let map_known = !self.vertices[state.vertex].maps.is_empty();
+        let fact = facts[dep];
+        if state.hopeless {
+            return Level::Complete;
+        }
+        match fact.level {
+            Level::Nothing => Level::Defined,
+            Level::Defined if wanted > Level::Defined => {
+                let all_defined = facts.iter().all(|f| f.level >= Level::Defined);
+                let all_known = map_known && facts.iter().all(Facts::is_known);
+                let useful = (map_known && all_defined && state.keys.is_empty()) || !fact.matched || all_known;
+                let others_first = fact.matched && facts.iter().any(unmatched_and_unfinished);
+                if useful && map_known && !others_first { Level::Compared } else { fact.level }
+            }
+            Level::Compared if wanted == Level::Complete => {
+                let all_compared = map_known
+                    && facts.iter().all(|f| f.level >= Level::Compared && !f.content_due());
+                let others_open = !map_known || facts.iter().any(unmatched_and_unfinished);
+                let by_content = fact.has_content && !(others_open && fact.matched);
+                let due = !fact.matched || all_compared || by_content;
+                let others_first = fact.content_missing() && others_unfinished_before_content(facts);
+                let needed = due && state.records.is_empty() && (!fact.matched || !others_first);
+                if needed { Level::Complete } else { fact.level }
+            }
+            Level::Compared if wanted == Level::Compared && fact.has_content => {
+                let others_first = fact.content_missing() && others_unfinished_before_content(facts);
+                if !fact.matched || !others_first { Level::Complete } else { fact.level }
+            }
+            level => level,
+        }
+    }
+
+    fn want_map(&mut self, edge: EdgeId) {
+        if std::mem::replace(&mut self.edges[edge].awaits_map, true) {
+            return;
+        }
+        let vertex = self.edges[edge].vertex;
+        if matches!(self.vertices[vertex].map, Progress::Idle) {
+            self.call_map(vertex);
+        }
+    }
+
+    fn call_map(&mut self, vertex: VertexId) {
+        self.call_begins(vertex);
+        let live = &mut self.vertices[vertex];
+        live.map = Progress::Running;
+        let (def, index) = (Arc::clone(&live.def), live.maps.len());
+        self.effects.push(Effect::CallMap { vertex, def, index });
+    }
+
+    fn cancel_map(&mut self, vertex: VertexId) {
+        let wanted = self.edges_of(vertex).iter().any(|edge| self.edges[*edge].awaits_map);
+        if !wanted && matches!(self.vertices[vertex].map, Progress::Running) {
+            self.vertices[vertex].map = Progress::Cancelling;
+            self.effects.push(Effect::Cancel(Call::Map(vertex)));
+        }
+    }
+
+    pub(super) fn map_done(&mut self, vertex: VertexId, index: usize, result: Result<MapStep, VertexError>) {
+        let live = &mut self.vertices[vertex];
+        let cancelled = matches!(live.map, Progress::Cancelling);
+        live.map = Progress::Idle;
+        if let Err(error) = result.and_then(|step| live.accept_map(index, step))
+            && !(cancelled && error.is_cancelled())
+        {
+            self.vertices[vertex].map = Progress::Failed(self.failure(vertex, error));
+        }
+        let mut edge = self.vertices[vertex].first_edge;
+        while let Some(at) = edge {
+            edge = self.edges[at].next;
+            self.edges[at].awaits_map = false;
+            self.queue(at);
+        }
+        self.call_ends(vertex);
+    }
+}
+
+impl Live {
+    fn accept_map(&mut self, index: usize, step: MapStep) -> Result<(), VertexError> {
+        let (map, last) = match step {
+            MapStep::Last(map) => (map, true),
+            MapStep::More(map) => (map, false),
+        };
+        if map.inputs.len() > self.inputs.len() {
+            let (described, inputs) = (map.inputs.len(), self.inputs.len());
+            return Err(VertexError::CacheMapInputs { described, inputs });
+        }
+        if !last && !self.inputs.is_empty() {
+            return Err(VertexError::SeveralCacheMaps);
+        }
+        debug_assert_eq!(index, self.maps.len(), "maps are asked one by one");
+        self.maps.push(map);
+        self.maps_done = last;
+        Ok(())
+    }
+}
+
+/// Some other input has matched nothing and could still get further by itself.
+fn unmatched_and_unfinished(f: &Facts) -> bool {
+    !f.matched && (f.content_missing() || (f.level < Level::Complete && !f.has_content))
+}
+
+/// Some input that has matched nothing can still match before this one must be hashed.
+fn others_unfinished_before_content(facts: &[Facts]) -> bool {
+    facts.iter().any(|f| !f.matched && (f.content_missing() || f.level < Level::Compared))
+}
+
+/// True if the lookups of the inputs leave no node that could still become a key of the edge.
+fn no_more_keys(deps: &[Dep], facts: &[Facts], keys: &[CacheKey]) -> bool {
+    let mut common: Vec<KeyId> = Vec::new();
+    for (dep, _) in deps.iter().zip(facts).filter(|(_, f)| !f.content_due()) {
+        let open = dep.matched.iter().filter(|id| !keys.iter().any(|key| key.id() == **id));
+        if common.is_empty() {
+            common = open.copied().collect();
+        } else {
+            let open: Vec<&KeyId> = open.collect();
+            common.retain(|id| open.contains(&id));
+        }
+        if common.is_empty() {
+            return true;
+        }
+    }
+    false
+}
+
+fn query<'a>(live: &Live, output: u32, dep: usize, keys: &'a [CacheKeyWithSelector]) -> Query<'a> {
+    Query {
+        deps: keys,
+        input: u32::try_from(dep).expect("few inputs"),
+        digest: live.maps[0].digest,
+        output: i64::from(output),
+        scope: KeyScope::Shared,
+    }
+}
+
+/// Adds the nodes that keys of an input lead to; true if there are any.
+fn look_up(
+    live: &Live,
+    output: u32,
+    dep: usize,
+    keys: &[CacheKeyWithSelector],
+    matched: &mut Vec<KeyId>,
+) -> Result<bool, CacheError> {
+    if live.ignore_cache {
+        return Ok(false);
+    }
+    let mut found = Vec::new();
+    live.cache().query(&query(live, output, dep, keys), &mut found)?;
+    for id in &found {
+        if !matched.contains(id) {
+            matched.push(*id);
+        }
+    }
+    Ok(!found.is_empty())
+}
