@@ -1,0 +1,106 @@
+//! Trees over the blob port: loading, saving, and the algebra of whole trees. Everything stops at equal digests, so
+//! the cost is in proportion to what differs, not to what there is.
+
+use quern_core::port::{Blobs, PortError};
+use quern_core::{ContentRef, Digest, Entry, InvalidPath, Tree, TreeError, TreePath};
+
+pub mod diff;
+pub mod edit;
+pub mod place;
+pub mod union;
+pub mod walk;
+
+pub use diff::{Difference, diff, size_change};
+pub use edit::{Edits, edit};
+pub use place::{place, place_many};
+pub use union::{Overlay, union};
+pub use walk::{Descend, find, walk};
+
+/// Why trees cannot be combined.
+#[derive(Debug, thiserror::Error)]
+pub enum TreesError {
+    /// A directory on one side, something else on the other.
+    #[error("`{path}` is a {there} and cannot become a {wanted}; delete it first")]
+    Kind {
+        /// Where.
+        path: TreePath,
+        /// What is there.
+        there: &'static str,
+        /// What was to be put there.
+        wanted: &'static str,
+    },
+    /// Blobs that are not trees, or names no tree can hold.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A path that became too long.
+    #[error(transparent)]
+    Path(#[from] InvalidPath),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Port(#[from] PortError),
+}
+
+/// The directory of this digest.
+///
+/// # Errors
+/// [`TreesError`] if it is missing or no directory.
+pub fn load(blobs: &dyn Blobs, digest: &Digest) -> Result<Tree, TreesError> {
+    Ok(Tree::decode(&blobs.get(digest)?)?)
+}
+
+/// The directory of this reference; the empty one needs no blob.
+pub(crate) fn open(blobs: &dyn Blobs, tree: &ContentRef) -> Result<Tree, TreesError> {
+    if tree.size == 0 { Ok(Tree::default()) } else { load(blobs, &tree.digest) }
+}
+
+/// Keeps a directory.
+///
+/// # Errors
+/// Those of the store.
+pub fn save(blobs: &dyn Blobs, tree: &Tree) -> Result<ContentRef, TreesError> {
+    Ok(blobs.put(&tree.encode())?)
+}
+
+/// The kind of an entry in words.
+pub(crate) const fn kind(entry: &Entry) -> &'static str {
+    match entry {
+        Entry::File { .. } => "file",
+        Entry::Dir(_) => "directory",
+        Entry::Link(_) => "link",
+    }
+}
+
+/// Entries of two directories side by side, ascending by name.
+pub(crate) struct Pairs {
+    left: std::iter::Peekable<std::vec::IntoIter<(String, Entry)>>,
+    right: std::iter::Peekable<std::vec::IntoIter<(String, Entry)>>,
+}
+
+impl Pairs {
+    pub(crate) fn of(left: Tree, right: Tree) -> Self {
+        Self {
+            left: left.into_entries().into_iter().peekable(),
+            right: right.into_entries().into_iter().peekable(),
+        }
+    }
+}
+
+impl Iterator for Pairs {
+    type Item = (String, Option<Entry>, Option<Entry>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let order = match (self.left.peek(), self.right.peek()) {
+            (Some((left, _)), Some((right, _))) => left.cmp(right),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (None, None) => return None,
+        };
+        let left = if order.is_le() { self.left.next() } else { None };
+        let right = if order.is_ge() { self.right.next() } else { None };
+        match (left, right) {
+            (Some((name, left)), right) => Some((name, Some(left), right.map(|(_, entry)| entry))),
+            (None, Some((name, right))) => Some((name, None, Some(right))),
+            (None, None) => None,
+        }
+    }
+}

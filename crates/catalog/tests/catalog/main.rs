@@ -1,0 +1,4 @@
+//! The catalog on fakes of its ports.
+
+mod files;
+mod shop;
