@@ -127,7 +127,9 @@ pub enum FlawReason {
     #[error("is a symbolic link, which is not allowed here; replace it by what it points to")]
     Link,
     /// A link that leads out of the directory.
-    #[error("is a link to `{0}`, outside the directory; links may only lead to files inside it, by relative paths")]
+    #[error(
+        "is a link to `{0}`, outside the directory; links may only lead to files inside it, by relative paths"
+    )]
     LinkOutside(String),
     /// A link to a directory.
     #[error("is a link to the directory `{0}`; only links to files are followed")]

@@ -24,11 +24,7 @@ pub(super) fn settle(scene: &Scene<'_>, listing: &Listing<'_>) -> Result<Vec<Con
     Ok(trees)
 }
 
-fn settle_one(
-    scene: &Scene<'_>,
-    folder: &Folder<'_>,
-    trees: &[ContentRef],
-) -> Result<ContentRef, Failure> {
+fn settle_one(scene: &Scene<'_>, folder: &Folder<'_>, trees: &[ContentRef]) -> Result<ContentRef, Failure> {
     if let Some(before) = folder.before.filter(|_| folder.is_as_before() && !scene.doubtful) {
         let same = |(at, child): &(usize, usize)| before.entry(*at).content() == trees[*child];
         if !folder.has_news() && folder.children.iter().all(same) {

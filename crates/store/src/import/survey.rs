@@ -164,12 +164,7 @@ fn read_link(dir: impl AsFd, name: &str, path: impl Fn() -> String) -> Result<St
 }
 
 /// The file a link leads to.
-fn follow(
-    scene: &Scene<'_>,
-    dir: impl AsFd,
-    name: &str,
-    path: impl Fn() -> String,
-) -> Result<Seen, Flaw> {
+fn follow(scene: &Scene<'_>, dir: impl AsFd, name: &str, path: impl Fn() -> String) -> Result<Seen, Flaw> {
     let target = || rustix::fs::readlinkat(&dir, name, Vec::new()).unwrap_or_default();
     let target = || target().to_string_lossy().escape_debug().to_string();
     let whole = path();

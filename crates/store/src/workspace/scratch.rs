@@ -1,0 +1,123 @@
+//! Directories for outputs, used again and again.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use quern_core::ContentRef;
+use quern_core::port::PortError;
+use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use super::FolderWorkspace;
+use super::write::{Bin, DIR_MODE};
+use crate::import::{self, ImportError};
+
+/// A directory with more entries than this goes to the trash as a whole.
+const FEW: usize = 8;
+/// Things thrown into one bin.
+const FULL: u64 = 1000;
+
+/// Empty directories of this process, and the bin that takes in what was in them.
+#[derive(Default)]
+pub(super) struct Pool {
+    empty: Mutex<Vec<PathBuf>>,
+    bin: Mutex<Option<Bin>>,
+}
+
+/// An empty directory.
+pub(super) fn scratch(workspace: &FolderWorkspace) -> Result<PathBuf, PortError> {
+    let known = workspace.pool.empty.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    if let Some(dir) = known {
+        return Ok(dir);
+    }
+    let dir = workspace.places.scratch.join(workspace.lease.name());
+    let made = fs::create_dir(&dir).and_then(|()| Ok(rustix::fs::chmod(&dir, DIR_MODE)?));
+    made.map_err(|e| PortError::io(format!("making {}", dir.display()), e))?;
+    Ok(dir)
+}
+
+/// Keeps what is in a scratch directory as a tree; the directory is disposed of in any case.
+pub(super) fn take(workspace: &FolderWorkspace, scratch: &Path) -> Result<ContentRef, PortError> {
+    let dir = open(workspace, scratch)?;
+    let taken = import::take_in(dir.as_fd(), &*workspace.blobs);
+    dispose(workspace, scratch, &dir);
+    taken.map(|import| import.tree).map_err(|error| match error {
+        ImportError::Store(error) => error,
+        error => PortError::Other(format!("the output cannot be kept:\n{error}")),
+    })
+}
+
+/// Disposes of a scratch directory. A failure leaves it behind for `prune`.
+pub(super) fn discard(workspace: &FolderWorkspace, scratch: &Path) {
+    if let Ok(dir) = open(workspace, scratch) {
+        dispose(workspace, scratch, &dir);
+    }
+}
+
+fn open(workspace: &FolderWorkspace, scratch: &Path) -> Result<OwnedFd, PortError> {
+    if scratch.parent() != Some(&workspace.places.scratch) || scratch.file_name().is_none() {
+        return Err(PortError::Other(format!("{} is not a scratch directory", scratch.display())));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(scratch, flags, Mode::empty())
+        .map_err(|e| PortError::io(format!("opening {}", scratch.display()), e.into()))
+}
+
+/// Empties the directory for the next use, or throws it away if it holds much or is not as it was made.
+fn dispose(workspace: &FolderWorkspace, scratch: &Path, dir: &OwnedFd) {
+    if is_pristine(dir).unwrap_or(false) && empty(workspace, dir).unwrap_or(false) {
+        workspace.pool.empty.lock().unwrap_or_else(PoisonError::into_inner).push(scratch.to_owned());
+    } else {
+        // One that cannot be moved stays behind as a dead process's would.
+        let _ = workspace.throw_away(scratch);
+    }
+}
+
+/// Whether owner, mode and attributes are those of a new directory: a step may have left something for the next.
+fn is_pristine(dir: &OwnedFd) -> Result<bool, Errno> {
+    let found = rustix::fs::fstat(dir)?;
+    let own = found.st_uid == rustix::process::geteuid().as_raw()
+        && found.st_gid == rustix::process::getegid().as_raw();
+    let attributes = match rustix::fs::flistxattr(dir, &mut [0u8; 256][..]) {
+        Err(Errno::NOTSUP) => 0,
+        Err(Errno::RANGE) => 1,
+        result => result?,
+    };
+    Ok(own && attributes == 0 && Mode::from_raw_mode(found.st_mode) == DIR_MODE)
+}
+
+/// Moves the few things in a directory to the trash; false if they are many.
+fn empty(workspace: &FolderWorkspace, dir: &OwnedFd) -> Result<bool, Errno> {
+    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        names.push(name.to_owned());
+        if names.len() > FEW {
+            return Ok(false);
+        }
+    }
+    if names.is_empty() {
+        return Ok(true);
+    }
+    let mut bin = workspace.pool.bin.lock().unwrap_or_else(PoisonError::into_inner);
+    if bin.as_ref().is_none_or(|bin| bin.count() >= FULL) {
+        *bin = Some(Bin::new(workspace.trash_name()));
+    }
+    for name in names {
+        let name = std::ffi::OsStr::from_bytes(name.as_bytes());
+        if let Some(bin) = bin.as_ref() {
+            bin.throw(dir, name)?;
+        }
+    }
+    Ok(true)
+}
