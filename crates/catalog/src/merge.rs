@@ -180,13 +180,13 @@ pub(crate) fn settle(
     policy: MergePolicy,
 ) -> Result<Entry, MergeError> {
     let (first, others) = contributions.split_first().expect("a shared path has contributions");
-    let conflict = others.iter().find(|other| {
-        kind(&first.entry) != kind(&other.entry)
-            || policy == MergePolicy::Fail
-            || policy == MergePolicy::Concat
-                && matches!(first.entry, Entry::Link(_))
-                && first.entry != other.entry
-    });
+    let other_kind = |other: &&Contribution| kind(&first.entry) != kind(&other.entry);
+    let not_wanted = |other: &&Contribution| match policy {
+        MergePolicy::Concat => matches!(first.entry, Entry::Link(_)) && first.entry != other.entry,
+        MergePolicy::Fail => true,
+        MergePolicy::Last => false,
+    };
+    let conflict = others.iter().find(other_kind).or_else(|| others.iter().find(not_wanted));
     if let Some(other) = conflict {
         return Err(MergeError::Conflict {
             path: path.clone(),

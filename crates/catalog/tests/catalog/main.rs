@@ -1,4 +1,9 @@
 //! The catalog on fakes of its ports.
+#![expect(clippy::unwrap_used, reason = "a failed fake is a failed test")]
 
+mod datums;
 mod files;
+mod outputs;
 mod shop;
+mod trees;
+mod versions;

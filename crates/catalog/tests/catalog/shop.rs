@@ -1,6 +1,4 @@
 //! A catalog on fakes, and short words for what tests do with it.
-#![expect(clippy::unwrap_used, reason = "a failed fake is a failed test")]
-
 use quern_catalog::{BranchRef, Catalog, Commit, FileError, PathPattern, PutOptions, Ref, RepoName, Written};
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Entry, TreePath};

@@ -1,0 +1,233 @@
+//! From patterns to datums, and sets of known ones.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::{any, prop_assert_eq, proptest};
+use quern_catalog::{
+    DatumError, DatumInput, DatumSet, DatumSetError, Literal, PathPattern, PfsInput, PlannedDatum,
+    difference, enumerate,
+};
+use quern_core::{ContentRef, Digest};
+
+use crate::shop::{Depth, Shop, path};
+
+fn pfs<'a>(name: &str, tree: ContentRef, pattern: &'a dyn PathPattern) -> DatumInput<'a> {
+    DatumInput::Pfs(PfsInput { name: name.into(), tree: Some(tree), pattern })
+}
+
+/// Each datum as `input:path` joined by spaces.
+fn list(shop: &Shop, input: &DatumInput<'_>) -> Vec<String> {
+    let datums = enumerate(&shop.blobs, input).unwrap();
+    let lines: Vec<String> = datums
+        .iter()
+        .map(|d| d.leaves.iter().map(|l| format!("{}:{}", l.input, l.path)).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(lines.len() as u64, datums.len());
+    lines
+}
+
+#[test]
+fn files_and_directories_are_datums() {
+    let shop = Shop::new();
+    let tree = shop.tree(&[("/a.txt", "1"), ("/b", "2"), ("/dir/c.txt", "3"), ("/dir/sub/d.txt", "4")]);
+    let check = |pattern: &dyn PathPattern, expected: &[&str]| {
+        assert_eq!(list(&shop, &pfs("in", tree, pattern)), expected);
+    };
+    check(&Depth(1), &["in:/a.txt", "in:/b", "in:/dir"]);
+    check(&Depth(2), &["in:/dir/c.txt", "in:/dir/sub"]);
+    check(&Literal::new(&path("/")), &["in:/"]);
+    check(&Literal::new(&path("/dir")), &["in:/dir"]);
+    check(&Literal::new(&path("/missing")), &[]);
+    check(&Literal::new(&path("/b/x")), &[]);
+}
+
+#[test]
+fn without_files_there_are_no_datums() {
+    let shop = Shop::new();
+    let root = Literal::new(&path("/"));
+    let none = || DatumInput::Pfs(PfsInput { name: "n".into(), tree: None, pattern: &root });
+    assert_eq!(list(&shop, &none()), Vec::<String>::new());
+    assert_eq!(list(&shop, &pfs("n", shop.tree(&[]), &root)), Vec::<String>::new());
+    let some = pfs("s", shop.tree(&[("/a", "1")]), &root);
+    assert_eq!(list(&shop, &DatumInput::Cross(vec![some, none()])), Vec::<String>::new());
+}
+
+#[test]
+fn products_and_unions() {
+    let shop = Shop::new();
+    let (letters, numbers) = (shop.tree(&[("/a", ""), ("/b", "")]), shop.tree(&[("/1", ""), ("/2", "")]));
+    let cross = DatumInput::Cross(vec![pfs("z", letters, &Depth(1)), pfs("n", numbers, &Depth(1))]);
+    assert_eq!(
+        list(&shop, &cross),
+        ["n:/1 z:/a", "n:/1 z:/b", "n:/2 z:/a", "n:/2 z:/b"],
+        "the first member runs fastest; inside a datum inputs are sorted by name"
+    );
+    let union = DatumInput::Union(vec![cross, pfs("z", letters, &Depth(1))]);
+    assert_eq!(list(&shop, &union)[4..], ["z:/a", "z:/b"]);
+    let whole = pfs("src", letters, &Depth(1));
+    let nested = DatumInput::Cross(vec![whole, DatumInput::Union(vec![pfs("u", numbers, &Depth(1))])]);
+    assert_eq!(list(&shop, &nested).len(), 4);
+}
+
+#[test]
+fn kinds_that_are_not_executed_yet_have_a_name() {
+    let shop = Shop::new();
+    for (input, kind) in [(DatumInput::Join(vec![]), "join"), (DatumInput::Group(vec![]), "group")] {
+        let error = enumerate(&shop.blobs, &DatumInput::Cross(vec![input])).unwrap_err();
+        assert!(matches!(&error, DatumError::NotExecutedYet(k) if *k == kind), "{error}");
+    }
+}
+
+#[test]
+fn too_many_datums_are_refused_before_any_is_made() {
+    let shop = Shop::new();
+    let tree = shop.tree(&(0..200).map(|_| ("/x", "")).chain([("/a", ""), ("/b", "")]).collect::<Vec<_>>());
+    let members = (0..64).map(|i| pfs(&format!("i{i}"), tree, &Depth(1))).collect();
+    assert!(matches!(enumerate(&shop.blobs, &DatumInput::Cross(members)), Err(DatumError::TooMany)));
+}
+
+#[test]
+fn keys_are_made_from_content_only() {
+    let shop = Shop::new();
+    let keys = |name: &str, files: &[(&str, &str)]| {
+        let datums = enumerate(&shop.blobs, &pfs(name, shop.tree(files), &Depth(1))).unwrap();
+        datums.iter().map(|d| d.key()).collect::<Vec<_>>()
+    };
+    let base = keys("in", &[("/a", "1"), ("/d/x", "2")]);
+    assert_eq!(base, keys("in", &[("/a", "1"), ("/d/x", "2")]));
+    assert_eq!(base[0], keys("in", &[("/a", "1"), ("/b", "3")])[0], "other files play no part");
+    assert_ne!(base[0], keys("in", &[("/a", "2")])[0], "content");
+    assert_ne!(base[0], keys("in", &[("/b", "1")])[0], "path");
+    assert_ne!(base[0], keys("on", &[("/a", "1")])[0], "input name");
+    assert_ne!(base[1], keys("in", &[("/a", "1"), ("/d/y", "2")])[1], "names inside a directory");
+}
+
+#[test]
+fn the_order_of_a_spec_plays_no_part() {
+    let shop = Shop::new();
+    let (a, b) = (shop.tree(&[("/a", "1"), ("/b", "2")]), shop.tree(&[("/c", "3"), ("/d", "4")]));
+    let keys = |members| {
+        let datums = enumerate(&shop.blobs, &DatumInput::Cross(members)).unwrap();
+        datums.planned().into_iter().map(|d| d.key).collect::<Vec<_>>()
+    };
+    let one = keys(vec![pfs("x", a, &Depth(1)), pfs("y", b, &Depth(1))]);
+    assert_eq!(one, keys(vec![pfs("y", b, &Depth(1)), pfs("x", a, &Depth(1))]));
+    assert!(one.is_sorted() && one.len() == 4);
+}
+
+/// Computed from the rules in the header of `datum.rs` by another program.
+#[test]
+fn the_encoding_of_keys_is_fixed() {
+    let shop = Shop::new();
+    let datums = enumerate(&shop.blobs, &pfs("in", shop.tree(&[("/a", "1")]), &Depth(1))).unwrap();
+    let key = datums.get(0).unwrap().key();
+    assert_eq!(key.hex(), "08c2833c248030b8f66c72839666dcd881576fba10374f5e979149bd2c6df84f");
+    assert_eq!(datums.planned(), [PlannedDatum { key, index: 0, copies: 1 }]);
+}
+
+#[test]
+fn the_same_file_by_two_arms_is_one_work_counted_twice() {
+    let shop = Shop::new();
+    let tree = shop.tree(&[("/a", "1"), ("/b", "2")]);
+    let first = Literal::new(&path("/a"));
+    let union = DatumInput::Union(vec![pfs("in", tree, &Depth(1)), pfs("in", tree, &first)]);
+    let datums = enumerate(&shop.blobs, &union).unwrap();
+    assert_eq!(datums.len(), 3);
+    let planned = datums.planned();
+    let mut counted: Vec<_> = planned.iter().map(|d| (d.index, d.copies)).collect();
+    counted.sort_unstable();
+    assert_eq!(counted, [(0, 2), (1, 1)]);
+    let known = DatumSet::new(planned.iter().map(|d| (d.key, tree)).collect());
+    assert_eq!(difference(&planned, &known, &DatumSet::default()).skipped(), 3);
+}
+
+#[test]
+fn a_datum_sees_only_its_path() {
+    let shop = Shop::new();
+    let tree = shop.tree(&[("/d/e/f", "1"), ("/d/x", "2"), ("/y", "3")]);
+    let input = DatumInput::Cross(vec![
+        pfs("deep", tree, &Depth(3)),
+        pfs("dir", tree, &Depth(2)),
+        pfs("all", tree, &Depth(1)),
+    ]);
+    let datums = enumerate(&shop.blobs, &input).unwrap();
+    let trees = datums.get(0).unwrap().trees(&shop.blobs).unwrap();
+    let shown: Vec<_> = trees.iter().map(|(name, tree)| (&**name, shop.show_tree(tree))).collect();
+    assert_eq!(shown[0], ("all", vec!["/d/e/f=1".to_owned(), "/d/x=2".to_owned()]));
+    assert_eq!(shown[1], ("deep", vec!["/d/e/f=1".to_owned()]));
+    assert_eq!(shown[2], ("dir", vec!["/d/e/f=1".to_owned()]));
+    let whole = enumerate(&shop.blobs, &pfs("in", tree, &Literal::new(&path("/")))).unwrap();
+    assert_eq!(whole.get(0).unwrap().trees(&shop.blobs).unwrap()[0].1, tree, "no new tree for everything");
+}
+
+fn digest(n: u16) -> Digest {
+    Digest::of(&n.to_le_bytes())
+}
+
+fn set(entries: &BTreeMap<u16, u8>) -> DatumSet {
+    DatumSet::new(entries.iter().map(|(k, v)| (digest(*k), output(*v))).collect())
+}
+
+fn output(n: u8) -> ContentRef {
+    ContentRef { digest: Digest::of(&[n]), size: u64::from(n) }
+}
+
+#[test]
+fn damaged_sets_are_refused() {
+    let good = set(&BTreeMap::from([(1, 1), (2, 2), (3, 3)]));
+    assert_eq!(DatumSet::decode(good.encoded().to_vec()), Ok(good.clone()));
+    let bytes = good.encoded();
+    assert_eq!(DatumSet::decode(bytes[..bytes.len() - 1].to_vec()), Err(DatumSetError::Damaged(2)));
+    assert_eq!(DatumSet::decode(b"quern.datums.v2\n".to_vec()), Err(DatumSetError::Format));
+    assert_eq!(DatumSet::decode(Vec::new()), Err(DatumSetError::Format));
+    let repeated = [bytes, &bytes[bytes.len() - 72..]].concat();
+    assert_eq!(DatumSet::decode(repeated), Err(DatumSetError::Damaged(3)));
+}
+
+proptest! {
+    #[test]
+    fn sets_behave_like_maps(
+        start: BTreeMap<u16, u8>, gone: Vec<u16>, added: BTreeMap<u16, u8>, probe in any::<u16>(),
+    ) {
+        let gone: Vec<u16> = gone.into_iter().chain(start.keys().copied().step_by(3)).collect();
+        let added_list = added.iter().map(|(k, v)| (digest(*k), output(*v))).collect();
+        let updated = set(&start).updated(&gone.iter().map(|k| digest(*k)).collect::<Vec<_>>(), added_list);
+        let mut model = start;
+        model.retain(|k, _| !gone.contains(k));
+        model.extend(added);
+        prop_assert_eq!(&updated, &set(&model));
+        prop_assert_eq!(DatumSet::decode(updated.encoded().to_vec()).unwrap(), updated.clone());
+        for key in model.keys().chain([&probe]) {
+            prop_assert_eq!(updated.get(&digest(*key)), model.get(key).map(|v| output(*v)));
+        }
+    }
+
+    #[test]
+    fn difference_is_set_difference(
+        planned: BTreeMap<u16, u8>, current: BTreeMap<u16, u8>, older: BTreeMap<u16, u8>,
+    ) {
+        // Small numbers, so that the sets overlap.
+        let narrow = |map: BTreeMap<u16, u8>| map.into_iter().map(|(k, v)| (k % 40, v)).collect::<BTreeMap<_, _>>();
+        let (planned, current, older) = (narrow(planned), narrow(current), narrow(older));
+        let mut work: Vec<PlannedDatum> = planned
+            .iter()
+            .map(|(k, v)| PlannedDatum { key: digest(*k), index: u64::from(*k), copies: u32::from(*v % 3) + 1 })
+            .collect();
+        work.sort_by_key(|d| d.key);
+        let found = difference(&work, &set(&current), &set(&older));
+        let count = |of: &dyn Fn(u16) -> bool| {
+            work.iter().filter(|d| of(d.index as u16)).map(|d| u64::from(d.copies)).sum::<u64>()
+        };
+        prop_assert_eq!(found.kept, count(&|k| current.contains_key(&k)));
+        prop_assert_eq!(found.revived_count, count(&|k| !current.contains_key(&k) && older.contains_key(&k)));
+        let missing: Vec<u64> = found.missing.iter().map(|d| d.index).collect();
+        let expected: Vec<u64> = work.iter().map(|d| d.index)
+            .filter(|k| !current.contains_key(&(*k as u16)) && !older.contains_key(&(*k as u16))).collect();
+        prop_assert_eq!(missing, expected);
+        let gone = current.iter().filter(|(k, _)| !planned.contains_key(k)).map(|(k, v)| (digest(*k), output(*v)));
+        let mut gone: Vec<_> = gone.collect();
+        gone.sort();
+        prop_assert_eq!(&found.gone, &gone);
+        prop_assert_eq!(found.is_unchanged(), set(&planned).iter().map(|(k, _)| k).eq(set(&current).iter().map(|(k, _)| k)));
+    }
+}
