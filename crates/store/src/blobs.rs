@@ -4,11 +4,13 @@
 //! only. [`Blobs::sync`] makes everything pending durable and then public, for all threads that ask at the same time
 //! at once. A death before that loses only what nobody was promised.
 
+mod compact;
 mod index;
 mod known;
 mod loose;
 mod pack;
 mod pending;
+mod sweep;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -26,6 +28,7 @@ use index::Index;
 use known::{Known, Place};
 use pack::{PackId, RECORD_HEADER, Slot};
 use pending::{Incoming, Synced};
+pub(crate) use sweep::Candidate;
 
 /// So many blobs pending make a sync, to bound memory and what a death can lose.
 const PENDING_LIMIT: usize = 50_000;

@@ -70,7 +70,8 @@ impl Layout {
         file.as_file().sync_all().map_err(failed(&path))?;
         match file.persist_noclobber(&path) {
             Ok(_) => sync_dir(&self.root).map_err(failed(&self.root)),
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            // Another process was first.
+            Err(_) if path.exists() => Ok(()),
             Err(error) => Err(OpenError::io(&path, error.error)),
         }
     }

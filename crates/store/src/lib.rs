@@ -15,12 +15,18 @@ pub mod import;
 mod layout;
 mod lease;
 mod meta;
+mod prune;
 mod sqlite;
 mod store;
+mod tidy;
+mod usage;
 pub mod workspace;
 
 pub use blobs::DiskBlobs;
 pub use layout::Layout;
 pub use lease::Lease;
 pub use meta::SqliteMeta;
+pub use prune::{Amount, PruneError, PruneOptions, Pruned, Root, Roots};
 pub use store::{OpenError, OpenOptions, Store};
+pub use tidy::{Tidied, TidyBudget};
+pub use usage::DiskUsage;

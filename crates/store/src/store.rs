@@ -20,7 +20,7 @@ pub struct OpenOptions {
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { create: true, loose_from: 128 * 1024 }
+        Self { create: true, loose_from: 256 * 1024 }
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use quern_core::Digest;
 use quern_core::port::PortError;
@@ -17,8 +18,9 @@ const SCHEMA: &str = "
     BEGIN IMMEDIATE;
     CREATE TABLE IF NOT EXISTS packs (id INTEGER PRIMARY KEY, indexed INTEGER NOT NULL);
     CREATE TABLE IF NOT EXISTS blobs (digest BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
-                                      length INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS doomed (digest BLOB PRIMARY KEY, sentence INTEGER NOT NULL) WITHOUT ROWID;
+                                      length INTEGER NOT NULL, added INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS doomed (digest BLOB PRIMARY KEY, sentence INTEGER NOT NULL,
+                                       bytes INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS sentences (id INTEGER PRIMARY KEY, leases TEXT NOT NULL);
     PRAGMA user_version = 1;
     COMMIT;
@@ -46,11 +48,8 @@ impl Index {
 
     /// Makes the tables if this is a new file. Has to come before everything else.
     pub(super) fn prepare(&self) -> Result<(), PortError> {
-        let version: i64 = self.database.with_reader(|connection| {
-            connection
-                .query_row("PRAGMA user_version", [], |row| row.get(0))
-                .map_err(|error| self.failed(&error))
-        })?;
+        let version: i64 =
+            self.read(|connection| connection.query_row("PRAGMA user_version", [], |row| row.get(0)))?;
         if version > 0 {
             return Ok(());
         }
@@ -82,6 +81,11 @@ impl Index {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reading, at one instant per statement.
+    pub(super) fn read<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, PortError> {
+        self.database.with_reader(|connection| f(connection).map_err(|error| self.failed(&error)))
+    }
+
     pub(super) fn failed(&self, error: &rusqlite::Error) -> PortError {
         self.database.failed("failed", error)
     }
@@ -90,56 +94,56 @@ impl Index {
         const SQL: &str =
             "SELECT b.pack, b.offset, b.length, d.digest IS NOT NULL FROM (SELECT ?1 AS digest) w
             LEFT JOIN blobs b ON b.digest = w.digest LEFT JOIN doomed d ON d.digest = w.digest";
-        self.database.with_reader(|connection| {
-            connection
-                .prepare_cached(SQL)
-                .and_then(|mut statement| {
-                    statement.query_row([digest.as_bytes()], |row| {
-                        let pack: Option<PackId> = row.get(0)?;
-                        let slot = match pack {
-                            Some(pack) => Some(Slot { pack, offset: row.get(1)?, length: row.get(2)? }),
-                            None => None,
-                        };
-                        Ok(Found { slot, doomed: row.get(3)? })
-                    })
-                })
-                .map_err(|error| self.failed(&error))
+        self.read(|connection| {
+            connection.prepare_cached(SQL)?.query_row([digest.as_bytes()], |row| {
+                let pack: Option<PackId> = row.get(0)?;
+                let slot = match pack {
+                    Some(pack) => Some(Slot { pack, offset: row.get(1)?, length: row.get(2)? }),
+                    None => None,
+                };
+                Ok(Found { slot, doomed: row.get(3)? })
+            })
         })
     }
 
     /// How much of each pack is indexed.
     pub(super) fn packs(&self) -> Result<Vec<(PackId, u64)>, PortError> {
-        self.database.with_reader(|connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT id, indexed FROM packs ORDER BY id")
-                .map_err(|error| self.failed(&error))?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, length_of(row.get(1)?))));
-            rows.and_then(Iterator::collect).map_err(|error| self.failed(&error))
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT id, indexed FROM packs ORDER BY id")?;
+            statement.query_map([], |row| Ok((row.get(0)?, length_of(row.get(1)?))))?.collect()
         })
     }
 
     /// How much of a pack is indexed.
     pub(super) fn indexed(&self, pack: PackId) -> Result<u64, PortError> {
-        let indexed = self.database.with_reader(|connection| {
-            connection
-                .query_row("SELECT indexed FROM packs WHERE id = ?1", [pack], |row| row.get(0))
-                .optional()
-                .map_err(|error| self.failed(&error))
-        })?;
+        const SQL: &str = "SELECT indexed FROM packs WHERE id = ?1";
+        let indexed =
+            self.read(|connection| connection.query_row(SQL, [pack], |row| row.get(0)).optional())?;
         Ok(indexed.map_or(0, length_of))
     }
 }
 
+/// Whole seconds since 1970, as the index keeps times.
+pub(super) fn seconds_of(time: SystemTime) -> i64 {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(seconds).unwrap_or(i64::MAX)
+}
+
 /// Lengths are kept as SQLite's signed integers; a negative one is damage and taken for nothing known.
-fn length_of(column: i64) -> u64 {
+pub(super) fn length_of(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
 }
 
 /// Enters records; a blob that was doomed is not any more.
-pub(super) fn insert(transaction: &Transaction<'_>, records: &[(Digest, Slot)]) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2, ?3, ?4)")?;
+pub(super) fn insert(
+    transaction: &Transaction<'_>,
+    records: &[(Digest, Slot)],
+    added: SystemTime,
+) -> rusqlite::Result<()> {
+    let mut insert =
+        transaction.prepare_cached("INSERT OR REPLACE INTO blobs VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for (digest, slot) in records {
-        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length])?;
+        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length, seconds_of(added)])?;
     }
     pardon(transaction, records.iter().map(|(digest, _)| digest))
 }
@@ -148,10 +152,11 @@ pub(super) fn insert(transaction: &Transaction<'_>, records: &[(Digest, Slot)]) 
 pub(super) fn insert_absent(
     transaction: &Transaction<'_>,
     records: &[(Digest, Slot)],
+    added: SystemTime,
 ) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3, ?4)")?;
+    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3, ?4, ?5)")?;
     for (digest, slot) in records {
-        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length])?;
+        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length, seconds_of(added)])?;
     }
     Ok(())
 }

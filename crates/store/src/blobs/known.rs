@@ -36,6 +36,10 @@ impl Known {
         self.young.insert(digest, place);
     }
 
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
     pub(super) fn remove(&mut self, digest: &Digest) {
         self.young.remove(digest);
         self.old.remove(digest);

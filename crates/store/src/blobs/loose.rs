@@ -1,6 +1,6 @@
 //! Large blobs: one file each.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,20 @@ pub(super) fn path(layout: &Layout, digest: &Digest) -> PathBuf {
     path.push(dir);
     path.push(name);
     path
+}
+
+/// All loose blobs with their files.
+pub(super) fn list(layout: &Layout) -> io::Result<Vec<(Digest, PathBuf)>> {
+    let mut found = Vec::new();
+    for dir in fs::read_dir(layout.blobs())? {
+        let dir = dir?;
+        for file in fs::read_dir(dir.path())? {
+            let file = file?;
+            let hex = format!("{}{}", dir.file_name().to_string_lossy(), file.file_name().to_string_lossy());
+            found.extend(Digest::from_hex(&hex).ok().map(|digest| (digest, file.path())));
+        }
+    }
+    Ok(found)
 }
 
 /// Writes `start` and then everything from `reader` into a new file.

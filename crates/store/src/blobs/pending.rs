@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
 
 use quern_core::Digest;
 use quern_core::port::PortError;
@@ -116,7 +117,7 @@ impl DiskBlobs {
     }
 
     /// A pack that is not full and that nobody writes to, or a new one.
-    fn open_pack(&self) -> Result<PackWriter, PortError> {
+    pub(super) fn open_pack(&self) -> Result<PackWriter, PortError> {
         let index = self.index()?;
         let dir = self.layout.packs();
         let failed = |error| PortError::io(format!("opening a pack in {}", dir.display()), error);
@@ -156,14 +157,23 @@ impl DiskBlobs {
         if indexed >= writer.len() {
             return Ok(());
         }
+        let added = writer.file().metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
         let scanned = pack::scan(writer.file(), id, indexed).map_err(failed)?;
         writer.truncate(scanned.end).map_err(failed)?;
         writer.file().sync_data().map_err(failed)?;
         self.index.write(|transaction| {
-            index::insert_absent(transaction, &scanned.records)
+            index::insert_absent(transaction, &scanned.records, added)
                 .and_then(|()| index::set_indexed(transaction, id, scanned.end))
                 .map_err(|error| self.index.failed(&error))
         })
+    }
+
+    /// Gives the open pack back, so that it can be compacted. Pending blobs keep it open.
+    pub(super) fn release_pack(&self) {
+        let mut incoming = self.incoming();
+        if incoming.pending.is_empty() {
+            incoming.pack = None;
+        }
     }
 
     /// One thread works for all that wait: who finds its blobs synced already returns at once.
@@ -196,7 +206,7 @@ impl DiskBlobs {
             self.name_loose(&batch.loose).map_err(|error| {
                 PortError::io(format!("naming blobs in {}", self.layout.blobs().display()), error)
             })?;
-            index::insert(transaction, &batch.packed).map_err(failed)?;
+            index::insert(transaction, &batch.packed, SystemTime::now()).map_err(failed)?;
             index::pardon(transaction, batch.loose.iter().map(|(digest, _)| digest)).map_err(failed)?;
             if let Some((id, _, length)) = &batch.pack {
                 index::set_indexed(transaction, *id, *length).map_err(failed)?;
@@ -238,11 +248,20 @@ impl DiskBlobs {
     }
 }
 
+/// Files are written back from several threads: the file system commits once for all that wait at the same time.
 fn write_back(batch: &Batch) -> std::io::Result<()> {
-    for (_, path) in &batch.loose {
-        sync_file(path)?;
-    }
-    batch.pack.as_ref().map_or(Ok(()), |(_, file, _)| file.sync_data())
+    const THREADS: usize = 8;
+    std::thread::scope(|scope| {
+        let shares = batch.loose.chunks(batch.loose.len().div_ceil(THREADS).max(1));
+        let threads: Vec<_> = shares
+            .map(|share| scope.spawn(move || share.iter().try_for_each(|(_, path)| sync_file(path))))
+            .collect();
+        let packed = batch.pack.as_ref().map_or(Ok(()), |(_, file, _)| file.sync_data());
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().expect("syncing a file does not panic"))
+            .and(packed)
+    })
 }
 
 fn sync_file(path: &Path) -> std::io::Result<()> {
