@@ -7,6 +7,8 @@
 //!
 //! `..` is resolved by text, as the links of a tree that is not on disk must be.
 
+use std::collections::HashMap;
+
 use quern_core::port::{Blobs, PortError};
 use quern_core::{ContentRef, Entry, Tree, TreePath};
 
@@ -14,8 +16,8 @@ use crate::tree::{TreesError, open, save};
 
 /// Links followed one after the other, as in Linux.
 const MOST_HOPS: u32 = 40;
-/// Links followed in one output; a few directories linking to each other could otherwise fill the world.
-const MOST_FOLLOWED: u32 = 100_000;
+/// Links in one output, once all are replaced; a few directories linking to each other could otherwise fill the world.
+const MOST_FOLLOWED: u64 = 1_000_000;
 
 /// What a link into an input points to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,7 @@ pub fn resolve_links(
     output: &ContentRef,
     input: &dyn Fn(LinkTarget<'_>) -> Result<Option<Entry>, LinkError>,
 ) -> Result<ContentRef, LinkError> {
-    let mut resolver = Resolver { blobs, output, input, followed: 0 };
+    let mut resolver = Resolver { blobs, output, input, followed: 0, known: HashMap::new() };
     resolver.directory(output, &TreePath::root(), 0)
 }
 
@@ -85,7 +87,9 @@ struct Resolver<'a> {
     blobs: &'a dyn Blobs,
     output: &'a ContentRef,
     input: &'a dyn Fn(LinkTarget<'_>) -> Result<Option<Entry>, LinkError>,
-    followed: u32,
+    followed: u64,
+    /// Paths of the output that a link led to: what they are without links, and how many links that took.
+    known: HashMap<TreePath, (Entry, u64)>,
 }
 
 /// A link being followed.
@@ -139,7 +143,14 @@ impl Resolver<'_> {
         }
         let path = TreePath::parse(&rest.join("/")).map_err(TreesError::from)?;
         if *place == "out" {
-            return self.in_output(&path, hop);
+            if let Some((entry, followed)) = self.known.get(&path) {
+                self.followed += followed;
+                return Ok(entry.clone());
+            }
+            let before = self.followed;
+            let entry = self.in_output(&path, hop)?;
+            self.known.insert(path, (entry.clone(), self.followed - before));
+            return Ok(entry);
         }
         (self.input)(LinkTarget { input: place, path: &path })?.ok_or_else(|| hop.dangling())
     }
