@@ -1,9 +1,21 @@
 //! Exporting the chain of records behind a key.
+//!
+//! An export walks from a result's key to the keys of its inputs and hands every key, with all
+//! ways by which it is known, to a [`CacheExporterTarget`]. The walk visits each key once and uses
+//! no recursion, so it takes time and space in proportion to the chain, whatever its shape.
 
+mod backlinks;
+mod walk;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cache::CacheRecord;
-use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey};
+use quern_core::Digest;
+
+use crate::cache::{CacheRecord, Timestamp};
+use crate::error::CacheError;
+use crate::key::{CacheKeyWithSelector, ExportableCacheKey};
+use crate::result::SharedResult;
 
 /// A transferable form of a result: layers, bottom first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -18,31 +30,114 @@ pub struct Descriptor {
     /// What the bytes are.
     pub media_type: String,
     /// Digest of the bytes.
-    pub digest: quern_core::Digest,
+    pub digest: Digest,
     /// How many bytes.
     pub size: u64,
     /// More about the layer; the digest of the uncompressed layer is `containerd.io/uncompressed`.
-    pub annotations: std::collections::BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Which results an export includes. Keys are always exported, so that chains stay connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheExportMode {
+    /// The topmost result that has or can be given a transferable form; below it only results
+    /// that have one already.
+    #[default]
+    Min,
+    /// Every result of a vertex with inputs.
+    Max,
+    /// Only results that have a transferable form already.
+    RemoteOnly,
+}
+
+/// Turns a result into transferable forms, the preferred one first.
+pub type ConvertFn<'a> = &'a (dyn Fn(&SharedResult) -> Result<Vec<Remote>, CacheError> + 'a);
+
+/// How to export.
+#[derive(Clone, Copy, Default)]
+pub struct CacheExportOptions<'a> {
+    /// Which results.
+    pub mode: CacheExportMode,
+    /// Makes transferable forms of results that have none.
+    pub convert: Option<ConvertFn<'a>>,
+    /// Include results of vertices without inputs.
+    pub roots: bool,
+    /// Leave out chains that the storage knows but this build did not use.
+    pub ignore_backlinks: bool,
+}
+
+/// A record of a [`CacheExporterTarget`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheExporterRecord(pub u32);
+
+/// One way by which an input of an exported key is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheLink {
+    /// The record of the input.
+    pub source: CacheExporterRecord,
+    /// The part of the input that is used.
+    pub selector: Option<Digest>,
+}
+
+/// A result as it is exported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheExportResult {
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Its transferable form.
+    pub remote: Remote,
+    /// The vertex it is a result of, and which output; for maps from layers to steps.
+    pub vertex: Option<(Digest, i64)>,
+}
+
+/// What takes an export in.
+pub trait CacheExporterTarget {
+    /// Takes in a key: its digest (operation and output folded), for each input the ways by which
+    /// it is known, and its results. Adding a key again adds to it. `None`: the key is refused,
+    /// and everything known only by it as well.
+    ///
+    /// # Errors
+    /// [`CacheError`] ends the export.
+    fn add(
+        &mut self,
+        digest: Digest,
+        inputs: &[Vec<CacheLink>],
+        results: &[CacheExportResult],
+    ) -> Result<Option<CacheExporterRecord>, CacheError>;
+}
+
+impl ExportableCacheKey {
+    /// Exports this key and everything that leads to it. Returns its records in the target.
+    ///
+    /// # Errors
+    /// [`CacheError`] of the target or of a storage. A result that is gone is no error: the key
+    /// is exported without it.
+    pub fn export_to(
+        &self,
+        target: &mut dyn CacheExporterTarget,
+        options: &CacheExportOptions<'_>,
+    ) -> Result<Vec<CacheExporterRecord>, CacheError> {
+        walk::export(self, target, options)
+    }
 }
 
 /// What an export of a key starts from.
 #[derive(Debug)]
 pub(crate) enum KeyExporter {
-    /// One key and the record it was saved or loaded as.
-    One {
-        key: CacheKey,
-        record: Option<CacheRecord>,
-    },
+    /// The record the key was saved or loaded as.
+    One(CacheRecord),
     /// Several keys of one result, and those of its sub-builds.
     All(Vec<ExportableCacheKey>),
 }
 
 /// The keys of one result; exporting any of them exports all.
-pub(crate) fn keys_of_result(records: Vec<CacheRecord>, sub_builds: &[ExportableCacheKey]) -> Vec<ExportableCacheKey> {
-    let single = |record: CacheRecord| {
-        let key = record.key.clone();
-        let exporter = KeyExporter::One { key: key.clone(), record: Some(record) };
-        ExportableCacheKey { key, exporter: Some(Arc::new(exporter)) }
+pub(crate) fn keys_of_result(
+    records: Vec<CacheRecord>,
+    sub_builds: &[ExportableCacheKey],
+) -> Vec<ExportableCacheKey> {
+    let single = |record: CacheRecord| ExportableCacheKey {
+        key: record.key.clone(),
+        exporter: Some(Arc::new(KeyExporter::One(record))),
     };
     let mut keys: Vec<ExportableCacheKey> = records.into_iter().map(single).collect();
     if keys.len() + sub_builds.len() > 1 {
@@ -59,15 +154,12 @@ pub(crate) fn with_learned(
     keys: &[ExportableCacheKey],
     names: &[(usize, CacheKeyWithSelector)],
 ) -> Vec<ExportableCacheKey> {
-    let own = |key: &ExportableCacheKey| {
-        let learned = key.key.with_learned(names);
-        let exporter = match key.exporter.as_deref() {
-            Some(KeyExporter::One { record, .. }) => {
-                Some(Arc::new(KeyExporter::One { key: learned.clone(), record: record.clone() }))
-            }
-            _ => key.exporter.clone(),
-        };
-        ExportableCacheKey { key: learned, exporter }
+    let learned = |key: &ExportableCacheKey| {
+        let exporter = key.exporter.as_deref().map(|exporter| match exporter {
+            KeyExporter::One(record) => KeyExporter::One(record.clone()),
+            KeyExporter::All(keys) => KeyExporter::All(with_learned(keys, names)),
+        });
+        ExportableCacheKey { key: key.key.with_learned(names), exporter: exporter.map(Arc::new) }
     };
-    keys.iter().map(own).collect()
+    keys.iter().map(learned).collect()
 }

@@ -126,6 +126,11 @@ impl CacheKey {
         Self(Arc::new(KeyData { id, digest, output, deps, learned: Vec::new(), origin: Some(origin) }))
     }
 
+    /// The same key with what an exporter needs to know.
+    pub(crate) fn at(&self, origin: Arc<Origin>) -> Self {
+        self.renamed(self.id(), Some(origin))
+    }
+
     /// The same key under the id a cache knows it by.
     pub(crate) fn renamed(&self, id: KeyId, origin: Option<Arc<Origin>>) -> Self {
         let data = &self.0;
@@ -178,6 +183,11 @@ impl CacheKey {
     /// For each input, the keys by which it is known.
     pub fn deps(&self) -> &[Vec<CacheKeyWithSelector>] {
         &self.0.deps
+    }
+
+    /// Tells key instances of one id apart.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     pub(crate) fn learned(&self) -> &[(usize, CacheKeyWithSelector)] {

@@ -35,7 +35,10 @@ pub use cancel::CancelToken;
 pub use decide::Census;
 pub use error::{CacheError, JobError, OpError, Phase, SolveError, VertexError, VertexLabel};
 pub use explain::MissReason;
-pub use export::{Descriptor, Remote};
+pub use export::{
+    CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord, CacheExporterTarget, CacheLink,
+    ConvertFn, Descriptor, Remote,
+};
 pub use graph::{Edge, Graph, GraphBuilder, GraphError, Input, Vertex, VertexOptions, VertexRef};
 pub use key::{CONTENT_OUTPUT, CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
 pub use op::{

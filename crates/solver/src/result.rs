@@ -24,6 +24,11 @@ impl SharedResult {
         self.0.downcast_ref()
     }
 
+    /// Where the value is: tells values apart while they live.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).cast::<()>().addr()
+    }
+
     /// True if both handles share one value.
     pub fn same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

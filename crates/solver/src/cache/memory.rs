@@ -1,6 +1,6 @@
 //! Storages in memory: the default of a solver, and the overlay of the durable one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 
@@ -114,7 +114,7 @@ pub(crate) fn folded(link: &CacheInfoLink) -> CacheInfoLink {
 pub(crate) struct KeyTable {
     nodes: DigestMap<KeyId, Node>,
     /// By which keys a result can be found.
-    holders: std::collections::HashMap<Arc<str>, Vec<KeyId>>,
+    holders: HashMap<Arc<str>, Vec<KeyId>>,
     links: DigestMap<(KeyId, CacheInfoLink), Vec<KeyId>>,
 }
 
@@ -194,7 +194,15 @@ impl KeyTable {
 /// A result storage that keeps the results themselves in memory.
 #[derive(Default)]
 pub struct InMemoryResultStorage {
-    results: Mutex<std::collections::HashMap<Arc<str>, SharedResult>>,
+    results: Mutex<ResultTable>,
+}
+
+#[derive(Default)]
+struct ResultTable {
+    by_id: HashMap<Arc<str>, SharedResult>,
+    /// The id of each value, by its address, so that a value saved again keeps its id.
+    ids: HashMap<usize, Arc<str>>,
+    next: u64,
 }
 
 impl InMemoryResultStorage {
@@ -205,33 +213,42 @@ impl InMemoryResultStorage {
 
     /// Forgets a result; false if there was none of this id.
     pub fn forget(&self, id: &str) -> bool {
-        self.results.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
+        let mut results = self.table();
+        let result = results.by_id.remove(id);
+        if let Some(result) = &result {
+            results.ids.remove(&result.address());
+        }
+        result.is_some()
     }
 
     /// How many results there are.
     pub fn len(&self) -> usize {
-        self.results.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.table().by_id.len()
     }
 
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    fn table(&self) -> MutexGuard<'_, ResultTable> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl CacheResultStorage for InMemoryResultStorage {
     fn save(&self, result: &SharedResult, created_at: Timestamp) -> Result<CacheResult, CacheError> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let id: Arc<str> = format!("memory-{number}").into();
-        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.insert(Arc::clone(&id), result.clone());
+        let mut table = self.table();
+        let number = table.next;
+        let id = table.ids.entry(result.address()).or_insert_with(|| format!("memory-{number}").into());
+        let id = Arc::clone(id);
+        table.next += 1;
+        table.by_id.insert(Arc::clone(&id), result.clone());
         Ok(CacheResult { id, created_at })
     }
 
     fn load(&self, result: &CacheResult) -> Result<SharedResult, CacheError> {
-        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
-        results.get(&result.id).cloned().ok_or(CacheError::NotFound)
+        self.table().by_id.get(&result.id).cloned().ok_or(CacheError::NotFound)
     }
 
     fn load_remotes(&self, _: &CacheResult) -> Vec<Remote> {
@@ -239,7 +256,6 @@ impl CacheResultStorage for InMemoryResultStorage {
     }
 
     fn exists(&self, result: &str) -> Result<bool, CacheError> {
-        Ok(self.results.lock().unwrap_or_else(PoisonError::into_inner).contains_key(result))
+        Ok(self.table().by_id.contains_key(result))
     }
 }
-

@@ -137,7 +137,8 @@ pub struct LoadedResult {
 
 /// Keeps results.
 pub trait CacheResultStorage: Send + Sync {
-    /// Stores a result and names it.
+    /// Stores a result and names it. A result may be saved several times, once for each of its
+    /// keys, and should get the same id each time.
     ///
     /// # Errors
     /// [`CacheError`] if the storage fails.

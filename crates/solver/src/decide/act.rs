@@ -73,7 +73,7 @@ impl Core {
         match result {
             Ok(result) => {
                 let origin = Arc::clone(&self.vertices[vertex].origin);
-                let key = record.key.renamed(record.key.id(), Some(origin));
+                let key = record.key.at(origin);
                 let keys = keys_of_result(vec![CacheRecord { key, ..record }], &[]);
                 self.complete(edge, result, keys, Finish::Cached);
             }
@@ -238,10 +238,7 @@ impl Core {
             Ok(records) => {
                 let live = &self.vertices[vertex];
                 let with_origin = |record: CacheRecord| CacheRecord {
-                    key: record
-                        .key
-                        .renamed(record.key.id(), Some(Arc::clone(&live.origin)))
-                        .with_learned(&self.edges[edge].learned),
+                    key: record.key.at(Arc::clone(&live.origin)).with_learned(&self.edges[edge].learned),
                     ..record
                 };
                 let records: Vec<CacheRecord> = records.into_iter().map(with_origin).collect();

@@ -185,6 +185,16 @@ impl EdgeState {
         if let Work::Merged(into) = &self.work { Some(*into) } else { None }
     }
 
+    /// Takes in records that could be loaded; one result counts once, wherever it is.
+    pub(crate) fn offer(&mut self, records: Vec<CacheRecord>) {
+        for record in records {
+            let known = self.tried.contains(&record.id) || self.records.iter().any(|r| r.id == record.id);
+            if !known {
+                self.records.push(record);
+            }
+        }
+    }
+
     /// The highest level anybody wants.
     pub(crate) fn wanted(&self) -> Level {
         match self.demands {

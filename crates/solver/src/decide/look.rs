@@ -206,7 +206,7 @@ impl Core {
                     continue;
                 }
                 let key = CacheKey::found(*id, map.digest, output, Vec::new(), Arc::clone(&live.origin));
-                state.records.extend(cache.records(&key)?);
+                state.offer(cache.records(&key)?);
                 state.keys.push(key);
             }
         }
@@ -258,7 +258,7 @@ impl Core {
         let Some(digest) = digest else { return Ok(Content::Known { key: None, matched: false }) };
         let (state, input) = self.edges.pair_mut(edge, source);
         let live = &self.vertices[state.vertex];
-        let key = CacheKey::content(digest);
+        let key = CacheKey::content(digest).at(Arc::clone(&live.origin));
         let mut keys = vec![CacheKeyWithSelector::new(key.clone(), None)];
         let matched = look_up(live, state.output, dep, &keys, &mut state.deps[dep].matched)?;
         // Asking with the definition keys as well lets these lead to whatever the content leads
@@ -322,7 +322,7 @@ impl Core {
             let key = CacheKey::found(id, digest, output, deps, Arc::clone(&live.origin));
             let records = live.cache().records(&key)?;
             let state = &mut self.edges[edge];
-            state.records.extend(records.into_iter().filter(|r| !state.tried.contains(&r.id)));
+            state.offer(records);
             state.keys.push(key);
         }
         Ok(())
@@ -424,17 +424,18 @@ impl Core {
         }
         match fact.level {
             Level::Nothing => Level::Defined,
+            // Without the cache map nothing was looked up, so nothing can be said to miss.
+            _ if !map_known => fact.level,
             Level::Defined if wanted > Level::Defined => {
                 let all_defined = facts.iter().all(|f| f.level >= Level::Defined);
-                let all_known = map_known && facts.iter().all(Facts::is_known);
-                let useful = (map_known && all_defined && state.keys.is_empty()) || !fact.matched || all_known;
+                let all_known = facts.iter().all(Facts::is_known);
+                let useful = (all_defined && state.keys.is_empty()) || !fact.matched || all_known;
                 let others_first = fact.matched && facts.iter().any(unmatched_and_unfinished);
-                if useful && map_known && !others_first { Level::Compared } else { fact.level }
+                if useful && !others_first { Level::Compared } else { fact.level }
             }
             Level::Compared if wanted == Level::Complete => {
-                let all_compared = map_known
-                    && facts.iter().all(|f| f.level >= Level::Compared && !f.content_due());
-                let others_open = !map_known || facts.iter().any(unmatched_and_unfinished);
+                let all_compared = facts.iter().all(|f| f.level >= Level::Compared && !f.content_due());
+                let others_open = facts.iter().any(unmatched_and_unfinished);
                 let by_content = fact.has_content && !(others_open && fact.matched);
                 let due = !fact.matched || all_compared || by_content;
                 let others_first = fact.content_missing() && others_unfinished_before_content(facts);

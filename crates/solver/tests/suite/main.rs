@@ -1,0 +1,3 @@
+//! The solver's tests, by subject.
+
+mod scenario;
