@@ -27,6 +27,7 @@ use quern_core::port::{Blobs, PortError};
 use quern_core::{ContentRef, Digest, TreePath};
 use rustix::fs::{Mode, OFlags};
 
+use crate::workspace::LargeFiles;
 use memory::Memory;
 
 /// What a name in a source directory is, before links are resolved.
@@ -140,6 +141,24 @@ pub enum FlawReason {
     /// It was written to or replaced while it was read.
     #[error("changed while it was read; try again when nobody writes to it")]
     Changing,
+    /// It is far larger than what was written to it.
+    #[error(
+        "is a sparse file of {size} bytes with {stored} bytes of data; write what it means more compactly"
+    )]
+    Sparse {
+        /// Bytes it pretends to have.
+        size: u64,
+        /// Bytes it has.
+        stored: u64,
+    },
+    /// The store has no place for it.
+    #[error("has {size} bytes, and {free} are free; make room on the disk of the state folder")]
+    NoRoom {
+        /// Its bytes.
+        size: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Io(io::Error),
@@ -200,7 +219,7 @@ impl Importer {
             doubtful: memory.epoch != self.epoch || !self.has_root(&memory)?,
             memory,
             options,
-            unlock: false,
+            output: None,
         };
         let gathered = gather(&scene)?;
         if gathered.news {
@@ -216,12 +235,24 @@ impl Importer {
     }
 }
 
-/// Puts the files below an open directory into the store without remembering anything. Links are kept. Files
-/// and directories their owner cannot read are made readable first.
-pub(crate) fn take_in(root: BorrowedFd<'_>, blobs: &dyn Blobs) -> Result<Import, ImportError> {
+/// What a step left behind; nobody writes to it any more.
+pub(crate) struct Output<'s> {
+    /// Where it is, on the file system of the store.
+    pub path: &'s Path,
+    /// Takes over large files.
+    pub large: Option<&'s dyn LargeFiles>,
+}
+
+/// Puts an output, open as `root`, into the store without remembering anything. Links are kept. Files and
+/// directories their owner cannot read are made readable first; large files may be gone afterwards.
+pub(crate) fn take_in(
+    root: BorrowedFd<'_>,
+    blobs: &dyn Blobs,
+    output: Output<'_>,
+) -> Result<Import, ImportError> {
     let options = ImportOptions { links: Links::Keep, filter: None, lane: "" };
-    let scene =
-        Scene { root, blobs, doubtful: false, memory: Memory::default(), options: &options, unlock: true };
+    let output = Some(output);
+    let scene = Scene { root, blobs, doubtful: false, memory: Memory::default(), options: &options, output };
     Ok(gather(&scene)?.import)
 }
 
@@ -233,8 +264,8 @@ struct Scene<'s> {
     /// Remembered content may have been removed from the store.
     doubtful: bool,
     options: &'s ImportOptions<'s>,
-    /// Change permissions that keep us from reading.
-    unlock: bool,
+    /// The directory is ours: permissions may be changed and files taken away.
+    output: Option<Output<'s>>,
 }
 
 struct Gathered<'m> {

@@ -30,11 +30,29 @@ use quern_core::{ContentRef, Digest, Tree};
 
 pub use checkout::{CheckoutError, Existing};
 
-use crate::{Lease, Store};
+use crate::{DiskBlobs, Lease, Store};
 use scratch::Pool;
 
-/// Finds the file of a large blob, if it has one of its own.
-pub type LooseFiles = dyn Fn(&Digest) -> Option<PathBuf> + Send + Sync;
+/// A store that keeps large blobs as files on the file system of the workspace, so that they need not be copied.
+pub trait LargeFiles: Send + Sync {
+    /// The file of a blob: mode 0644, never written to, may be hard-linked. None for small or absent blobs.
+    fn path(&self, digest: &Digest) -> Option<PathBuf>;
+    /// Keeps the content of a regular file; it is gone afterwards.
+    ///
+    /// # Errors
+    /// If it cannot be read or stored.
+    fn adopt(&self, file: &Path) -> Result<ContentRef, PortError>;
+}
+
+impl LargeFiles for DiskBlobs {
+    fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        self.loose_path(digest)
+    }
+
+    fn adopt(&self, file: &Path) -> Result<ContentRef, PortError> {
+        self.put_file(file)
+    }
+}
 
 /// The directories a workspace works in, all on one file system.
 #[derive(Debug, Clone)]
@@ -69,7 +87,7 @@ pub struct FolderWorkspace {
     blobs: Arc<dyn Blobs>,
     places: Places,
     lease: Arc<Lease>,
-    loose: Option<Box<LooseFiles>>,
+    large: Option<Arc<dyn LargeFiles>>,
     limits: Limits,
     pool: Pool,
 }
@@ -85,23 +103,20 @@ impl FolderWorkspace {
             trash: layout.trash(),
         };
         let blobs = Arc::clone(store.blobs());
-        let loose: Box<LooseFiles> = Box::new({
-            let blobs = Arc::clone(&blobs);
-            move |digest| blobs.loose_path(digest)
-        });
-        Self::new(blobs, places, Arc::clone(store.lease()), Some(loose))
+        let large: Arc<dyn LargeFiles> = blobs.clone();
+        Self::new(blobs, places, Arc::clone(store.lease()), Some(large))
     }
 
     /// A workspace in these directories, which exist.
     ///
-    /// Files that `loose` finds are linked into snapshots instead of being copied.
+    /// With `large`, large files are linked and renamed instead of being copied.
     pub fn new(
         blobs: Arc<dyn Blobs>,
         places: Places,
         lease: Arc<Lease>,
-        loose: Option<Box<LooseFiles>>,
+        large: Option<Arc<dyn LargeFiles>>,
     ) -> Self {
-        Self { blobs, places, lease, loose, limits: Limits::default(), pool: Pool::default() }
+        Self { blobs, places, lease, large, limits: Limits::default(), pool: Pool::default() }
     }
 
     /// The same workspace with other limits.

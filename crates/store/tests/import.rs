@@ -1,5 +1,7 @@
 //! Importing directories: what is read, what is refused, and that remembering changes nothing.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -346,7 +348,7 @@ proptest! {
             }
             let epoch = if epochs { i as u64 } else { 0 };
             let importer = Importer::new(Arc::new(bench.blobs.clone()), bench.space.path("memories"), epoch);
-            let fresh = Importer::new(Arc::new(MemBlobs::default()), bench.space.path(&format!("m{i}")), 0);
+            let fresh = Importer::new(Arc::new(MemBlobs::default()), bench.space.path(format!("m{i}")), 0);
             let (import, clean) = (importer.import(&bench.source(), &KEEP), fresh.import(&bench.source(), &KEEP));
             let (import, clean) = (import.unwrap(), clean.unwrap());
             prop_assert_eq!(import.tree, clean.tree);

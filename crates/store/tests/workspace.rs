@@ -1,5 +1,7 @@
 //! Trees as directories: what is shown equals the tree, whatever was shown before and whoever was killed.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -315,7 +317,7 @@ fn outputs_are_taken_as_trees() {
     fs::write(scratch.join("d/e/f"), "deep").unwrap();
     symlink("/pfs/in/f", scratch.join("d/link")).unwrap();
     fs::write(scratch.join("locked"), "locked").unwrap();
-    fs::set_permissions(scratch.join("locked"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scratch.join("locked"), fs::Permissions::from_mode(0o0)).unwrap();
     fs::set_permissions(scratch.join("d/e"), fs::Permissions::from_mode(0o4000)).unwrap();
     let sparse = fs::File::create(scratch.join("sparse")).unwrap();
     sparse.set_len(5_000_000).unwrap();
@@ -333,6 +335,35 @@ fn outputs_are_taken_as_trees() {
     assert_eq!(again, scratch);
     assert_eq!(fs::read_dir(&again).unwrap().count(), 0);
     assert_eq!(bench.workspace.take(&again).unwrap(), Tree::default().content_ref());
+}
+
+#[test]
+fn large_outputs_change_hands_without_a_copy() {
+    let space = TempSpace::new();
+    let store = Store::open(space.root(), &OpenOptions::default()).unwrap();
+    let workspace = FolderWorkspace::of(&store);
+    let bytes = vec![9u8; 3_000_000];
+    let scratch = workspace.scratch().unwrap();
+    fs::write(scratch.join("big"), &bytes).unwrap();
+    let inode = fs::metadata(scratch.join("big")).unwrap().ino();
+    let tree = workspace.take(&scratch).unwrap();
+    store.blobs().sync().unwrap();
+    let file = store.blobs().loose_path(&Digest::of(&bytes)).unwrap();
+    assert_eq!(fs::metadata(file).unwrap().ino(), inode);
+    // The same bytes under two names of one file, and once more.
+    for _ in 0..2 {
+        let scratch = workspace.scratch().unwrap();
+        fs::write(scratch.join("a"), &bytes).unwrap();
+        fs::hard_link(scratch.join("a"), scratch.join("b")).unwrap();
+        let model: Model = ["a", "b"].map(|name| (name.to_owned(), text(&bytes))).into();
+        assert_eq!(workspace.take(&scratch).unwrap().digest, put_model(&**store.blobs(), &model));
+    }
+    assert_eq!(read_dir(&show(&workspace, &tree.digest).path), [("big".to_owned(), text(&bytes))].into());
+    // A file that pretends to be huge is refused before it is read.
+    let scratch = workspace.scratch().unwrap();
+    fs::File::create(scratch.join("hole")).unwrap().set_len(1 << 42).unwrap();
+    let error = workspace.take(&scratch).unwrap_err().to_string();
+    assert!(error.contains("`hole` is a sparse file"), "{error}");
 }
 
 #[test]
@@ -512,7 +543,7 @@ const CHILD: &str = "QUERN_TEST_WORKSPACE_CHILD";
 fn nth(n: usize) -> Model {
     let mut model = large(&[]);
     for i in 0..400 {
-        if (i * 7 + n) % 5 != 0 {
+        if !(i * 7 + n).is_multiple_of(5) {
             set(&mut model, &format!("d{}/f{i}", (i + n / 3) % 6), text(format!("{}", i + n % 4)));
         }
     }

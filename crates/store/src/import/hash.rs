@@ -8,14 +8,16 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::list::{Folder, unlock};
-use super::stamp::{self, Stamp};
+use super::stamp::{self, Seen, Stamp};
 use super::survey::Found;
-use super::{Failure, Flaw, FlawReason, ImportError, Kind, Scene};
+use super::{Failure, Flaw, FlawReason, ImportError, Kind, Output, Scene};
 use crate::workspace::beneath::{self, Through};
 use crate::workspace::spread::{SERIAL, spread};
 
 /// Files up to this size are held in memory while they are stored.
 const WHOLE: u64 = 1 << 20;
+/// A file larger than this with less than one in so many bytes stored is refused.
+const VERY_SPARSE: (u64, u64) = (1 << 30, 16);
 /// How often a file that changes under our hands is read again.
 const ATTEMPTS: usize = 3;
 
@@ -79,6 +81,12 @@ fn take(scene: &Scene<'_>, job: &Job) -> Result<Taken, Failure> {
         if before.kind != Kind::File {
             return Err(Flaw::new(&job.path, FlawReason::Changing).into());
         }
+        if let Some(output) = scene.output.as_ref().filter(|_| before.stamp.size > WHOLE)
+            && let Some(content) = adopt(output, job, &file)?
+        {
+            let Seen { stamp, executable, .. } = before;
+            return Ok(Taken { content, stamp, executable });
+        }
         let content = match read_whole(&mut file, before.stamp.size).map_err(failed)? {
             Some(bytes) => scene.blobs.put(&bytes)?,
             None => scene.blobs.put_stream(&mut file)?,
@@ -90,6 +98,30 @@ fn take(scene: &Scene<'_>, job: &Job) -> Result<Taken, Failure> {
         file.seek(SeekFrom::Start(0)).map_err(failed)?;
     }
     Err(Flaw::new(&job.path, FlawReason::Changing).into())
+}
+
+/// Takes a large file of an output over as it is; none if it has to be copied.
+///
+/// Only a file of our own: another owner could still write to it. A sparse file is tiny on disk and endless to read, so a
+/// very sparse one is refused before it is read.
+fn adopt(output: &Output<'_>, job: &Job, file: &File) -> Result<Option<ContentRef>, Failure> {
+    let failed = |error: Errno| Flaw::io(&job.path, error);
+    let found = rustix::fs::fstat(file).map_err(failed)?;
+    let (size, stored) = (found.st_size as u64, found.st_blocks as u64 * 512);
+    if size > VERY_SPARSE.0 && size / VERY_SPARSE.1 > stored {
+        return Err(Flaw::new(&job.path, FlawReason::Sparse { size, stored }).into());
+    }
+    if let Some(large) = output.large
+        && found.st_uid == rustix::process::geteuid().as_raw()
+    {
+        return Ok(Some(large.adopt(&output.path.join(&job.path))?));
+    }
+    let space = rustix::fs::fstatvfs(file).map_err(failed)?;
+    let free = space.f_bavail * space.f_frsize;
+    if size > free {
+        return Err(Flaw::new(&job.path, FlawReason::NoRoom { size, free }).into());
+    }
+    Ok(None)
 }
 
 /// All bytes of a small file, none for a larger one.
@@ -107,7 +139,7 @@ fn open(scene: &Scene<'_>, job: &Job) -> Result<File, Errno> {
     // A pipe put in the place of the file must not make us wait for a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match beneath::open(scene.root, &job.path, through, flags) {
-        Err(Errno::ACCESS) if scene.unlock => {
+        Err(Errno::ACCESS) if scene.output.is_some() => {
             unlock(scene, &job.path)?;
             beneath::open(scene.root, &job.path, through, flags)
         }

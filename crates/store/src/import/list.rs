@@ -198,7 +198,7 @@ fn list_one<'m>(scene: &Scene<'_>, pending: &Pending<'m>) -> Result<(Folder<'m>,
 /// Opens a directory of the source, made readable first if need be.
 pub(super) fn open_dir(scene: &Scene<'_>, path: &str) -> Result<OwnedFd, Errno> {
     match beneath::open_dir(scene.root, path) {
-        Err(Errno::ACCESS) if scene.unlock => {
+        Err(Errno::ACCESS) if scene.output.is_some() => {
             unlock(scene, path)?;
             beneath::open_dir(scene.root, path)
         }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::FolderWorkspace;
 use super::write::{Bin, DIR_MODE};
-use crate::import::{self, ImportError};
+use crate::import::{self, ImportError, Output};
 
 /// A directory with more entries than this goes to the trash as a whole.
 const FEW: usize = 8;
@@ -42,7 +42,11 @@ pub(super) fn scratch(workspace: &FolderWorkspace) -> Result<PathBuf, PortError>
 /// Keeps what is in a scratch directory as a tree; the directory is disposed of in any case.
 pub(super) fn take(workspace: &FolderWorkspace, scratch: &Path) -> Result<ContentRef, PortError> {
     let dir = open(workspace, scratch)?;
-    let taken = import::take_in(dir.as_fd(), &*workspace.blobs);
+    let taken = import::take_in(
+        dir.as_fd(),
+        &*workspace.blobs,
+        Output { path: scratch, large: workspace.large.as_deref() },
+    );
     dispose(workspace, scratch, &dir);
     taken.map(|import| import.tree).map_err(|error| match error {
         ImportError::Store(error) => error,

@@ -64,6 +64,8 @@ struct Snapshot {
 
 /// What is to be done to get a tree.
 enum Choice {
+    /// Nothing holds it; for choosing what comes near, its sketch is needed.
+    Sketch,
     /// It is there; the lock is held shared.
     Ready(Snapshot),
     /// Somebody is making it; the lock is to be waited for.
@@ -78,10 +80,10 @@ pub(super) fn present(
     digest: &Digest,
     root: &Tree,
 ) -> Result<Presented, PortError> {
-    let sketch = Sketch::of(&*workspace.blobs, root)?;
-    let mut wanted = Wanted { workspace, digest, sketch, anew: false };
+    let mut wanted = Wanted { workspace, digest, sketch: None, anew: false };
     loop {
         match wanted.choose()? {
+            Choice::Sketch => wanted.sketch = Some(Sketch::of(&*workspace.blobs, root)?),
             Choice::Ready(snapshot) => return Ok(snapshot.into_presented()),
             Choice::Wait(snapshot) => {
                 flock(&snapshot.lock, FlockOperation::LockShared).map_err(|e| snapshot.failed(e))?;
@@ -109,7 +111,8 @@ pub(super) fn present(
 struct Wanted<'w> {
     workspace: &'w FolderWorkspace,
     digest: &'w Digest,
-    sketch: Sketch,
+    /// None until it is needed.
+    sketch: Option<Sketch>,
     /// Make a new snapshot: changing an old one has failed.
     anew: bool,
 }
@@ -137,13 +140,16 @@ impl Wanted<'_> {
                 _ => free.push(snapshot),
             }
         }
-        self.choose_base(free)
+        match &self.sketch {
+            Some(sketch) => self.choose_base(free, sketch),
+            None => Ok(Choice::Sketch),
+        }
     }
 
     /// The most similar snapshot that nobody uses, or a new one.
-    fn choose_base(&self, mut snapshots: Vec<Snapshot>) -> Result<Choice, PortError> {
+    fn choose_base(&self, mut snapshots: Vec<Snapshot>, sketch: &Sketch) -> Result<Choice, PortError> {
         let likeness = |snapshot: &Snapshot| match &snapshot.record {
-            Some(record) if !self.anew => record.sketch.likeness(&self.sketch),
+            Some(record) if !self.anew => record.sketch.likeness(sketch),
             _ => 0.0,
         };
         snapshots.sort_by_cached_key(|snapshot| (likeness(snapshot) * -1000.0) as i64);
@@ -175,7 +181,8 @@ impl Wanted<'_> {
     }
 
     fn record_of(&self, state: State, bytes: u64) -> Record {
-        Record { version: VERSION, boot: boot().to_owned(), state, bytes, sketch: self.sketch.clone() }
+        let sketch = self.sketch.clone().unwrap_or_default();
+        Record { version: VERSION, boot: boot().to_owned(), state, bytes, sketch }
     }
 
     /// Changes an exclusively locked snapshot from its state to the wanted tree and gives its bytes.
@@ -207,7 +214,7 @@ impl Wanted<'_> {
         let root =
             rustix::fs::open(snapshot.files(), flags, Mode::empty()).map_err(|e| snapshot.failed(e))?;
         let bin = Bin::new(workspace.trash_name());
-        let site = Site { blobs: &*workspace.blobs, loose: workspace.loose.as_deref(), root, bin };
+        let site = Site { blobs: &*workspace.blobs, large: workspace.large.as_deref(), root, bin };
         write::apply(&site, &changes.list)?;
         Ok((bytes + changes.added).saturating_sub(changes.removed))
     }

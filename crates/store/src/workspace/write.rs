@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::change::Change;
 use super::spread::{SERIAL, spread};
-use super::{LooseFiles, beneath};
+use super::{LargeFiles, beneath};
 
 /// Files and links one thread writes in one go.
 const SLICE: usize = 128;
@@ -35,7 +35,7 @@ pub(super) fn file_mode(executable: bool) -> Mode {
 /// Where changes are made.
 pub(super) struct Site<'s> {
     pub blobs: &'s dyn Blobs,
-    pub loose: Option<&'s LooseFiles>,
+    pub large: Option<&'s dyn LargeFiles>,
     /// The directory to be changed.
     pub root: OwnedFd,
     /// What is removed is moved here.
@@ -156,7 +156,7 @@ fn write_file(
     let failed = |error| failure(name, error);
     if !executable
         && content.size >= LINKED
-        && let Some(blob) = site.loose.and_then(|loose| loose(&content.digest))
+        && let Some(blob) = site.large.and_then(|large| large.path(&content.digest))
         && link_blob(site, dir, name, &blob).map_err(failed)?
     {
         return Ok(());
