@@ -4,8 +4,8 @@
 //! alternatives, and the capturing groups `(a|b)` = `@(a|b)`, `?( )`, `*( )`, `+( )` and `!( )`; `\` takes the
 //! next character literally. Matching is case-sensitive, whole-path, and treats dot files like others.
 //!
-//! Two engines share one tree: [`flat`] for patterns without groups (one shift per character) and
-//! [`reach`] for the rest. Neither backtracks, so no pattern explodes: the work is at most pattern
+//! Two engines share one tree: [`flat`] for patterns without negation (one shift per character) and
+//! [`reach`] for the rest and for captures. Neither backtracks, so no pattern explodes: the work is at most pattern
 //! length times path length. The refused alternative, translation to a regular expression with
 //! look-ahead, is what the original does, with a timeout of five minutes as its safety net.
 
@@ -16,6 +16,8 @@ mod parse;
 mod program;
 mod reach;
 mod template;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub use clean::clean;
@@ -65,12 +67,15 @@ pub struct Glob {
     prefix: String,
     /// Most components a matching path can have; `None` when there is no limit.
     max_depth: Option<usize>,
+    groups: usize,
     engine: Engine,
 }
 
 #[derive(Debug, Clone)]
 enum Engine {
-    Flat(Flat),
+    /// Matches; captures need a program besides when there are groups.
+    Flat(Flat, Option<Program>),
+    /// Matches and captures.
     Program(Program),
 }
 
@@ -97,11 +102,12 @@ impl Glob {
         let literal = literal_path(&pattern, &tree, syntax);
         let prefix = literal_prefix(&tree);
         let max_depth = separators(&tree, syntax);
+        let groups = program::groups_in(std::slice::from_ref(&tree));
         let engine = match Flat::compile(&tree, syntax) {
-            Some(flat) => Engine::Flat(flat),
+            Some(flat) => Engine::Flat(flat, (groups > 0).then(|| program::compile(&tree, syntax))),
             None => Engine::Program(program::compile(&tree, syntax)),
         };
-        Ok(Self { pattern, syntax, tree, literal, prefix, max_depth, engine })
+        Ok(Self { pattern, syntax, tree, literal, prefix, max_depth, groups, engine })
     }
 
     /// The pattern as compiled, that is after cleaning; empty for the root.
@@ -112,7 +118,7 @@ impl Glob {
     /// Whether a cleaned path (see [`clean`]; the root is empty) matches.
     pub fn is_match(&self, path: &str) -> bool {
         match &self.engine {
-            Engine::Flat(flat) => flat.accepts(flat.advance(Flat::START, path)),
+            Engine::Flat(flat, _) => flat.accepts(flat.advance(flat.start(), path)),
             Engine::Program(program) => {
                 path.starts_with(&self.prefix) && Reach::of(program, self.syntax, path).is_match()
             }
@@ -122,15 +128,20 @@ impl Glob {
     /// The text of every group for a matching path: number 0 is the whole path, groups count by their
     /// opening parenthesis, and a group that took no part is empty. `None` when the path does not match.
     pub fn captures<'t>(&self, path: &'t str) -> Option<Vec<&'t str>> {
-        let Engine::Program(program) = &self.engine else {
-            return self.is_match(path).then(|| vec![path]);
+        let program = match &self.engine {
+            Engine::Program(program) => program,
+            Engine::Flat(..) if !self.is_match(path) => return None,
+            Engine::Flat(_, None) => return Some(vec![path]),
+            Engine::Flat(_, Some(program)) => program,
         };
         let slots = Reach::of(program, self.syntax, path).captures()?;
         let text = |pair: &[Option<usize>]| match pair {
             [Some(start), Some(end)] => path.get(*start..*end).unwrap_or(""),
             _ => "",
         };
-        Some(std::iter::once(path).chain(slots.chunks_exact(2).skip(1).map(text)).collect())
+        Some(
+            std::iter::once(path).chain(slots[2..2 * program.groups + 2].chunks_exact(2).map(text)).collect(),
+        )
     }
 
     /// The key a `join_on` or `group_by` template gives a matching path: `$1` or `${1}` stand for a
@@ -159,7 +170,7 @@ impl Glob {
     /// when none does, never no when one does.
     pub fn may_descend(&self, dir: &str) -> bool {
         match &self.engine {
-            Engine::Flat(flat) => flat.advance(flat.advance(Flat::START, dir), "/") != 0,
+            Engine::Flat(flat, _) => flat.advance(flat.advance(flat.start(), dir), "/") != 0,
             Engine::Program(_) => {
                 let depth = dir.matches('/').count();
                 self.max_depth.is_none_or(|most| depth < most) && self.fits_prefix(dir)
@@ -180,10 +191,7 @@ impl Glob {
 
     /// Number of capturing groups.
     pub fn groups(&self) -> usize {
-        match &self.engine {
-            Engine::Flat(_) => 0,
-            Engine::Program(program) => program.groups,
-        }
+        self.groups
     }
 }
 

@@ -34,6 +34,16 @@ pub(super) enum Op {
     Jump(Pc),
     /// Remember the position in this slot.
     Save(usize),
+    /// End of an iteration that began at the position in `slot`: go on at `head` for another one or at
+    /// `exit`; after an iteration that took nothing, only at `exit`.
+    Again {
+        /// The slot of the iteration.
+        slot: usize,
+        /// Where the next iteration begins.
+        head: Pc,
+        /// What follows the loop.
+        exit: Pc,
+    },
     /// Go on unless the instructions from there on lead to a match.
     Unless(Pc),
     /// A match, at the end of the path only.
@@ -50,6 +60,8 @@ pub(super) struct Program {
     pub ops: Vec<Op>,
     /// Number of capturing groups.
     pub groups: usize,
+    /// Number of slots: two for each group and for the whole, one for each loop.
+    pub slots: usize,
     /// Where the instructions are cut into strata: those behind a cut never depend on those before
     /// it, so that what an `Unless` asks about is settled first. Ascending; begins with 0.
     pub cuts: Vec<Pc>,
@@ -77,17 +89,18 @@ pub(super) fn compile(pattern: &Sequence, syntax: Syntax) -> Program {
         ops: Vec::new(),
         cuts: vec![0],
         groups: 0,
+        slots: 2 * (groups_in(std::slice::from_ref(pattern)) + 1),
         bodies: Vec::new(),
         nesting: 0,
     };
     compiler.sequence(pattern);
     compiler.ops.push(Op::End);
     compiler.drain_bodies();
-    let Compiler { ops, mut cuts, groups, .. } = compiler;
+    let Compiler { ops, mut cuts, groups, slots, .. } = compiler;
     cuts.sort_unstable();
     cuts.dedup();
     let loop_heads = loop_heads(&ops);
-    Program { ops, groups, cuts, loop_heads }
+    Program { ops, groups, slots, cuts, loop_heads }
 }
 
 /// Marks the targets of jumps backwards that take no character.
@@ -97,6 +110,7 @@ fn loop_heads(ops: &[Op]) -> Vec<bool> {
         let targets = match op {
             Op::Split(first, second) => [*first, *second],
             Op::Jump(next) => [*next, *next],
+            Op::Again { head, exit, .. } => [*head, *exit],
             _ => continue,
         };
         for target in targets.into_iter().filter(|target| *target <= pc) {
@@ -122,6 +136,7 @@ struct Compiler {
     ops: Vec<Op>,
     cuts: Vec<Pc>,
     groups: usize,
+    slots: usize,
     bodies: Vec<Body>,
     /// How many repetitions and negations are around.
     nesting: usize,
@@ -183,29 +198,31 @@ impl Compiler {
         self.groups += 1;
         let group = self.groups;
         self.ops.push(Op::Save(2 * group));
-        let repeats = matches!(repeat, Repeat::Any | Repeat::AtLeastOnce);
-        self.nesting += usize::from(repeats);
         match repeat {
             Repeat::Once => self.alternatives(alternatives),
-            Repeat::AtMostOnce => {
-                let split = self.reserve();
-                self.alternatives(alternatives);
-                self.ops[split] = Op::Split(split + 1, self.ops.len());
-            }
-            Repeat::Any => {
-                let split = self.reserve();
-                self.alternatives(alternatives);
-                self.ops.push(Op::Jump(split));
-                self.ops[split] = Op::Split(split + 1, self.ops.len());
-            }
-            Repeat::AtLeastOnce => {
-                let start = self.ops.len();
-                self.alternatives(alternatives);
-                self.ops.push(Op::Split(start, self.ops.len() + 1));
-            }
+            Repeat::AtMostOnce => self.skippable(|compiler| compiler.alternatives(alternatives)),
+            Repeat::Any => self.skippable(|compiler| compiler.repeated(alternatives)),
+            Repeat::AtLeastOnce => self.repeated(alternatives),
         }
-        self.nesting -= usize::from(repeats);
         self.ops.push(Op::Save(2 * group + 1));
+    }
+
+    /// What `emit` emits, or nothing.
+    fn skippable(&mut self, emit: impl FnOnce(&mut Self)) {
+        let split = self.reserve();
+        emit(self);
+        self.ops[split] = Op::Split(split + 1, self.ops.len());
+    }
+
+    /// The alternatives, as often as possible but at least once.
+    fn repeated(&mut self, alternatives: &[Sequence]) {
+        let (slot, head) = (self.slots, self.ops.len());
+        self.slots += 1;
+        self.nesting += 1;
+        self.ops.push(Op::Save(slot));
+        self.alternatives(alternatives);
+        self.nesting -= 1;
+        self.ops.push(Op::Again { slot, head, exit: self.ops.len() + 1 });
     }
 
     fn not(&mut self, alternatives: &[Sequence]) {
@@ -257,7 +274,7 @@ impl Compiler {
 }
 
 /// Number of capturing groups in these alternatives.
-fn groups_in(alternatives: &[Sequence]) -> usize {
+pub(super) fn groups_in(alternatives: &[Sequence]) -> usize {
     let count = |item: &Item| match item {
         Item::Braces(inner) => groups_in(inner),
         Item::Group(_, inner) | Item::Not(inner) => 1 + groups_in(inner),
@@ -270,7 +287,7 @@ fn groups_in(alternatives: &[Sequence]) -> usize {
 ///
 /// This decides for all negations of the pattern whether an alternative is a forbidden beginning or
 /// the forbidden rest. "Closes" is meant: of nested negations the innermost first one counts.
-fn bounded(pattern: &Sequence) -> bool {
+pub(super) fn bounded(pattern: &Sequence) -> bool {
     let mut search = Search::Before;
     for item in pattern {
         search.item(item);

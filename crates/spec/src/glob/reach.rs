@@ -4,7 +4,7 @@
 //! a match can be reached from there. That answers the match, costs the product of the two lengths at
 //! most, and settles every negation on the way, because what a negation asks about lies in a stratum
 //! of its own that is settled first. Captures come from a walk over those bits that follows the
-//! preferred branches and enters each (instruction, position) pair at most once.
+//! preferred branches.
 //!
 //! The alternative, a regular expression with look-ahead, can take exponential time.
 
@@ -29,7 +29,8 @@ pub(super) struct Reach<'p> {
 impl<'p> Reach<'p> {
     /// Computes the bits for `path`.
     pub fn of(program: &'p Program, syntax: Syntax, path: &str) -> Self {
-        let chars: Vec<(usize, char)> = path.char_indices().collect();
+        let mut chars = Vec::with_capacity(path.len());
+        chars.extend(path.char_indices());
         let width = program.ops.len().div_ceil(64);
         let bits = vec![0; width * (chars.len() + 1)];
         let mut reach = Self { program, syntax, chars, length: path.len(), width, bits };
@@ -45,78 +46,74 @@ impl<'p> Reach<'p> {
     }
 
     fn get(&self, pc: Pc, position: usize) -> bool {
-        self.bits[position * self.width + pc / 64] >> (pc % 64) & 1 != 0
+        bit(&self.bits[position * self.width..], pc)
     }
 
     /// Computes the bits of one position, the strata in their order.
     fn settle(&mut self, position: usize) {
+        let (rows, later) = self.bits.split_at_mut((position + 1) * self.width);
+        let mut here = Here {
+            program: self.program,
+            syntax: self.syntax,
+            rest: &self.chars[position..],
+            row: &mut rows[position * self.width..],
+            next: later.get(..self.width).unwrap_or(&[]),
+        };
         let mut end = self.program.ops.len();
         for &start in self.program.cuts.iter().rev() {
-            while self.sweep(start, end, position) {}
+            while here.sweep(start, end) {}
             end = start;
         }
     }
 
-    /// Computes a stratum backwards; whether an instruction may have used a bit that changed later.
-    fn sweep(&mut self, start: Pc, end: Pc, position: usize) -> bool {
-        let mut stale = false;
-        for pc in (start..end).rev() {
-            let before = self.get(pc, position);
-            let now = before || self.leads(pc, position);
-            if now && !before {
-                self.bits[position * self.width + pc / 64] |= 1 << (pc % 64);
-                stale |= self.program.loops_to(pc);
-            }
-        }
-        stale
-    }
-
-    fn leads(&self, pc: Pc, position: usize) -> bool {
-        match &self.program.ops[pc] {
-            Op::Take(set, next) => {
-                let taken = self.chars.get(position).is_some_and(|(_, c)| self.syntax.takes(set, *c));
-                taken && self.get(*next, position + 1)
-            }
-            Op::Split(first, second) => self.get(*first, position) || self.get(*second, position),
-            Op::Jump(next) => self.get(*next, position),
-            Op::Save(_) => self.get(pc + 1, position),
-            Op::Unless(body) => !self.get(*body, position) && self.get(pc + 1, position),
-            Op::End => position == self.chars.len(),
-            Op::EndOfLine => matches!(self.chars[position..], [] | [(_, '\n')]),
-            Op::Anywhere => true,
-        }
-    }
-
     /// The captured positions, if the path matches: slot `2g` is the start of group `g`, slot `2g + 1`
-    /// its end.
+    /// its end. Slots behind those of the last group are the walk's own.
+    ///
+    /// Where the bits say yes only loops can lead astray: an iteration that took nothing ends its loop.
+    /// So branches that failed are remembered, and none is tried twice.
     pub fn captures(&self) -> Option<Slots> {
-        let mut slots: Slots = vec![None; 2 * (self.program.groups + 1)];
-        let mut seen = vec![0u64; self.bits.len()];
+        let mut slots: Slots = vec![None; self.program.slots];
+        let mut failed = vec![0u64; self.bits.len()];
         let mut waiting = vec![Step::Try(0, 0)];
         while let Some(step) = waiting.pop() {
             let (mut pc, mut position) = match step {
+                Step::Try(pc, position) => (pc, position),
                 Step::Restore(slot, old) => {
                     slots[slot] = old;
                     continue;
                 }
-                Step::Try(pc, position) => (pc, position),
-            };
-            while self.get(pc, position) && first_visit(&mut seen, position * self.width, pc) {
-                match &self.program.ops[pc] {
-                    Op::Take(_, next) => (pc, position) = (*next, position + 1),
-                    Op::Split(first, second) => {
-                        waiting.push(Step::Try(*second, position));
-                        pc = *first;
-                    }
-                    Op::Jump(next) => pc = *next,
-                    Op::Save(slot) => {
-                        waiting.push(Step::Restore(*slot, slots[*slot]));
-                        slots[*slot] = Some(self.offset(position));
-                        pc += 1;
-                    }
-                    Op::Unless(_) => pc += 1,
-                    Op::End | Op::EndOfLine | Op::Anywhere => return Some(slots),
+                Step::Fail(pc, position) => {
+                    failed[position * self.width + pc / 64] |= 1 << (pc % 64);
+                    continue;
                 }
+            };
+            while self.get(pc, position) {
+                let (first, second) = match &self.program.ops[pc] {
+                    Op::End | Op::EndOfLine | Op::Anywhere => return Some(slots),
+                    Op::Take(_, next) => {
+                        (pc, position) = (*next, position + 1);
+                        continue;
+                    }
+                    Op::Jump(next) => (*next, None),
+                    Op::Unless(_) => (pc + 1, None),
+                    Op::Save(slot) => {
+                        let old = std::mem::replace(&mut slots[*slot], Some(self.offset(position)));
+                        waiting.push(Step::Restore(*slot, old));
+                        (pc + 1, None)
+                    }
+                    Op::Again { slot, exit, .. } if slots[*slot] == Some(self.offset(position)) => {
+                        (*exit, None)
+                    }
+                    Op::Again { head, exit, .. } => (*head, Some(*exit)),
+                    Op::Split(first, second) => (*first, Some(*second)),
+                };
+                if let Some(second) = second {
+                    if bit(&failed[position * self.width..], pc) {
+                        break;
+                    }
+                    waiting.extend([Step::Fail(pc, position), Step::Try(second, position)]);
+                }
+                pc = first;
             }
         }
         None
@@ -127,17 +124,61 @@ impl<'p> Reach<'p> {
     }
 }
 
-/// What the walk still has to do.
-enum Step {
-    Try(Pc, usize),
-    Restore(usize, Option<usize>),
+/// The computation of one position.
+struct Here<'r> {
+    program: &'r Program,
+    syntax: Syntax,
+    /// The characters from here on.
+    rest: &'r [(usize, char)],
+    /// The bits of this position.
+    row: &'r mut [u64],
+    /// The bits of the next one; none at the end.
+    next: &'r [u64],
 }
 
-fn first_visit(seen: &mut [u64], base: usize, pc: Pc) -> bool {
-    let word = &mut seen[base + pc / 64];
-    let fresh = *word >> (pc % 64) & 1 == 0;
-    *word |= 1 << (pc % 64);
-    fresh
+impl Here<'_> {
+    /// Computes a stratum backwards; whether an instruction may have used a bit that changed later.
+    fn sweep(&mut self, start: Pc, end: Pc) -> bool {
+        let mut stale = false;
+        for pc in (start..end).rev() {
+            if !bit(self.row, pc) && self.leads(pc) {
+                self.row[pc / 64] |= 1 << (pc % 64);
+                stale |= self.program.loops_to(pc);
+            }
+        }
+        stale
+    }
+
+    fn leads(&self, pc: Pc) -> bool {
+        match &self.program.ops[pc] {
+            Op::Take(set, next) => match self.rest {
+                [(_, c), ..] => bit(self.next, *next) && self.syntax.takes(set, *c),
+                [] => false,
+            },
+            Op::Split(first, second) => bit(self.row, *first) || bit(self.row, *second),
+            Op::Jump(next) => bit(self.row, *next),
+            Op::Again { head, exit, .. } => bit(self.row, *head) || bit(self.row, *exit),
+            Op::Save(_) => bit(self.row, pc + 1),
+            Op::Unless(body) => !bit(self.row, *body) && bit(self.row, pc + 1),
+            Op::End => self.rest.is_empty(),
+            Op::EndOfLine => matches!(self.rest, [] | [(_, '\n')]),
+            Op::Anywhere => true,
+        }
+    }
+}
+
+fn bit(row: &[u64], pc: Pc) -> bool {
+    row[pc / 64] >> (pc % 64) & 1 != 0
+}
+
+/// What the walk still has to do.
+enum Step {
+    /// Go on here.
+    Try(Pc, usize),
+    /// Forget a position.
+    Restore(usize, Option<usize>),
+    /// Both ways from here have failed.
+    Fail(Pc, usize),
 }
 
 impl Syntax {

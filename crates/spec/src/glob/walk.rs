@@ -1,6 +1,6 @@
 //! Driving a match directory by directory.
 
-use super::flat::{Flat, State};
+use super::flat::State;
 use super::{Engine, Glob};
 
 /// A match that has come as far as one directory; start with [`Glob::walk`].
@@ -33,7 +33,7 @@ pub struct Visit<'g> {
 impl<'g> Walk<'g> {
     pub(super) fn root(glob: &'g Glob) -> Self {
         let place = match &glob.engine {
-            Engine::Flat(_) => Place::Flat(Flat::START),
+            Engine::Flat(flat, _) => Place::Flat(flat.start()),
             Engine::Program(_) => Place::Path(String::new(), 0),
         };
         Self { glob, place }
@@ -43,7 +43,7 @@ impl<'g> Walk<'g> {
     pub fn visit(&self, name: &str) -> Visit<'g> {
         let glob = self.glob;
         match (&self.place, &glob.engine) {
-            (Place::Flat(state), Engine::Flat(flat)) => {
+            (Place::Flat(state), Engine::Flat(flat, _)) => {
                 let state = flat.advance(flat.advance(*state, "/"), name);
                 let alive = flat.advance(state, "/") != 0;
                 let below = alive.then_some(Self { glob, place: Place::Flat(state) });
