@@ -1,5 +1,7 @@
 //! The store's adapters pass the suites of their ports, fresh and from several handles at once.
 
+#![expect(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 
 use quern_core::port::{Blobs, Meta};

@@ -4,11 +4,13 @@
 //! fake of this crate included, passes the same suite. The refused alternative is one set of tests per adapter:
 //! they drift apart, and a rule tested against a fake would say nothing about the real thing.
 
+pub mod again;
 pub mod blobs;
 pub mod clock;
 pub mod meta;
 pub mod space;
 
+pub use again::Again;
 pub use blobs::{MemBlobs, blobs_suite};
 pub use clock::{ManualClock, SequentialIds};
 pub use meta::{MemMeta, meta_suite};
