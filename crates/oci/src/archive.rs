@@ -157,10 +157,10 @@ impl<R: Read> Archive<R> {
             self.padding = padding(self.content);
             match header.entry_type() {
                 EntryType::GNULongName => {
-                    set_once(&mut extensions.path, self.long_name(&mut extensions.bytes)?)?
+                    set_once(&mut extensions.path, self.long_name(&mut extensions.bytes)?)?;
                 }
                 EntryType::GNULongLink => {
-                    set_once(&mut extensions.link, self.long_name(&mut extensions.bytes)?)?
+                    set_once(&mut extensions.link, self.long_name(&mut extensions.bytes)?)?;
                 }
                 EntryType::XHeader => {
                     let records = Records::parse(&self.extension(&mut extensions.bytes)?)?;

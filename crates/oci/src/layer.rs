@@ -21,7 +21,7 @@ pub struct LayerReader {
 /// the media type of plain tar and the reverse, and the digests decide about the content anyway.
 enum Decoder {
     Plain(BufReader<Blob>),
-    Gzip(MultiGzDecoder<BufReader<Blob>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Blob>>>),
     Zstd(ZstdDecoder<'static, BufReader<Blob>>),
 }
 
@@ -34,7 +34,7 @@ impl LayerReader {
         let mut source = BufReader::with_capacity(1 << 17, blob);
         let start = source.fill_buf()?;
         let decoder = if start.starts_with(&[0x1f, 0x8b]) {
-            Decoder::Gzip(MultiGzDecoder::new(source))
+            Decoder::Gzip(Box::new(MultiGzDecoder::new(source)))
         } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
             Decoder::Zstd(ZstdDecoder::with_buffer(source)?)
         } else {

@@ -2,6 +2,7 @@
 
 mod archived;
 mod choose;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,6 +21,8 @@ use crate::blob::{Blob, BlobError};
 use crate::document::{self, Descriptor, ImageConfig, Index, InvalidDocument, media};
 use crate::limits::Limits;
 use crate::unpack::chain_id;
+
+pub use write::LayoutWriter;
 
 /// A folder of blobs, opened.
 pub struct Layout {

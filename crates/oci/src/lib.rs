@@ -28,7 +28,7 @@ pub mod reference;
 pub mod unpack;
 
 pub use document::{Descriptor, ImageConfig, Index, Manifest};
-pub use layout::{Image, Layout, LayoutError};
+pub use layout::{Image, Layout, LayoutError, LayoutWriter};
 pub use limits::Limits;
 pub use reference::{InvalidReference, Reference};
 pub use unpack::{UnpackError, UnpackOptions, unpack_image};
