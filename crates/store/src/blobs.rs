@@ -4,6 +4,7 @@
 //! only. [`Blobs::sync`] makes everything pending durable and then public, for all threads that ask at the same time
 //! at once. A death before that loses only what nobody was promised.
 
+mod check;
 mod compact;
 mod index;
 mod known;

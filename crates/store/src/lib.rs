@@ -11,6 +11,7 @@
 //! Limits: one machine; a file system with `flock`, `rename` and hard links; packs of 256 MiB.
 
 mod blobs;
+mod checkup;
 pub mod import;
 mod layout;
 mod lease;
@@ -23,6 +24,7 @@ mod usage;
 pub mod workspace;
 
 pub use blobs::DiskBlobs;
+pub use checkup::CheckUp;
 pub use layout::Layout;
 pub use lease::Lease;
 pub use meta::SqliteMeta;

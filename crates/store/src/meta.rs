@@ -56,6 +56,11 @@ impl SqliteMeta {
         }
     }
 
+    /// What is wrong with the database, in SQLite's words.
+    pub(crate) fn check(&self) -> Result<Vec<String>, PortError> {
+        self.database.check()
+    }
+
     /// Opens the transaction of a group unless one is open.
     fn join_group(&self, writer: &mut Writer) -> Result<Arc<Group>, PortError> {
         if let Some(group) = &writer.group {

@@ -75,6 +75,19 @@ impl Database {
         Ok(result)
     }
 
+    /// What SQLite finds wrong with the file, on a connection of its own.
+    pub(crate) fn check(&self) -> Result<Vec<String>, PortError> {
+        let connection = self.connect()?;
+        let check = || {
+            let mut statement = connection.prepare("PRAGMA quick_check")?;
+            statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
+        };
+        let mut lines = check().map_err(|error| self.failed("cannot be checked", &error))?;
+        lines.retain(|line| line != "ok");
+        lines.iter_mut().for_each(|line| *line = format!("{}: {line}", self.path.display()));
+        Ok(lines)
+    }
+
     /// An error with the database it came from and what to do.
     pub(crate) fn failed(&self, what: &str, error: &rusqlite::Error) -> PortError {
         let hint = match error.sqlite_error_code() {

@@ -120,10 +120,40 @@ fn an_index_from_yesterday_is_brought_up_to_date() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_an_error_with_advice() {
+fn a_check_up_finds_damage_and_mends_it() {
     let space = TempSpace::new();
-    filled(&space);
+    let digests = filled(&space);
+    assert_eq!(open(&space).check_up(false).unwrap().damaged, []);
+    overwrite(&only_pack(&space), 8 + 2 * 1040 + 500, b"rot");
+    let store = open(&space);
+    overwrite(&store.blobs().loose_path(&digests[10]).unwrap(), 40_000, b"rot");
+    let found = store.check_up(false).unwrap();
+    assert_eq!((found.blobs.count, found.blobs.bytes), (11, 60_000));
+    assert_eq!(found.damaged, [digests[2], digests[10]]);
+    assert!(store.blobs().contains(&digests[2]).unwrap(), "nothing was mended");
+    assert_eq!(store.check_up(true).unwrap(), found);
+    assert!(!store.blobs().contains(&digests[2]).unwrap());
+    store.blobs().put(&noise(2, 1000)).unwrap();
+    store.blobs().put(&noise(10, 50_000)).unwrap();
+    store.blobs().sync().unwrap();
+    assert_eq!(readable(&open(&space), &digests), [true; 11]);
+    assert_eq!(open(&space).check_up(true).unwrap().damaged, []);
+}
+
+#[test]
+fn a_file_that_is_no_database_is_an_error_with_advice_and_can_be_mended() {
+    let space = TempSpace::new();
+    let digests = filled(&space);
     space.write("state/db/index.sqlite", "this is not a database, it is some text".repeat(100));
-    let error = open(&space).blobs().get(&Digest::of(b"x")).unwrap_err().to_string();
+    let error = open(&space).blobs().get(&digests[0]).unwrap_err().to_string();
     assert!(error.contains("index.sqlite") && error.contains("quern doctor"), "{error}");
+    let found = open(&space).check_up(false).unwrap();
+    assert_eq!((found.databases.len(), found.index_renewed), (1, false));
+    let other = open(&space);
+    let error = open(&space).check_up(true).unwrap_err().to_string();
+    assert!(error.contains("end the 1 other processes"), "{error}");
+    drop(other);
+    let found = open(&space).check_up(true).unwrap();
+    assert_eq!((found.blobs.count, found.damaged.len(), found.index_renewed), (11, 0, true));
+    assert_eq!(readable(&open(&space), &digests), [true; 11]);
 }

@@ -10,7 +10,7 @@ use quern_core::Digest;
 use quern_core::port::{Blobs as _, Meta as _, PortError, Scan, Table, read};
 use quern_store::{OpenOptions, PruneOptions, Root, Store, TidyBudget};
 use quern_testkit::TempSpace;
-use quern_testkit::again::{Again, part};
+use quern_testkit::again::{Again, part, say};
 use quern_testkit::blobs::noise;
 
 const RECORDS: Table = Table("records");
@@ -40,7 +40,7 @@ fn write_for_ever(root: &Path, from: u64) {
             .meta()
             .write(&mut |w| w.put(RECORDS, &key, &value).and_then(|()| w.put(MIRROR, &key, &value)))
             .unwrap();
-        println!("\n> {key}");
+        say(&key);
         number += count;
     }
 }
@@ -152,7 +152,7 @@ fn pruner_part() {
             .meta()
             .write(&mut |w| w.put(RECORDS, &key, &value).and_then(|()| w.put(MIRROR, &key, &value)))
             .unwrap();
-        println!("\n> {key}");
+        say(&key);
         match store.prune(&PruneOptions::default(), &|visit| visit_recorded(&store, visit)) {
             Ok(_) | Err(quern_store::PruneError::Busy) => {}
             Err(error) => panic!("{error}"),

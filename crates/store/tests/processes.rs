@@ -1,5 +1,4 @@
 //! Several processes on one state folder at the same time.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 //! A test function that plays a part in a child asks [`part`] first; without a part it passes at once, so an ordinary
 //! run of all tests does nothing there.
 
-use std::io::{BufRead as _, BufReader, Lines};
+use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 const PART: &str = "QUERN_TEST_PART";
@@ -11,6 +11,15 @@ const PART: &str = "QUERN_TEST_PART";
 /// What this process was started for, if it was started by [`Again::start`].
 pub fn part() -> Option<String> {
     std::env::var(PART).ok()
+}
+
+/// Says something to the process that started this one, see [`Again::said`].
+///
+/// # Panics
+/// If nobody listens any more.
+pub fn say(text: &str) {
+    // The test runner may be in the middle of a line.
+    writeln!(std::io::stdout().lock(), "\n> {text}").expect("the starting process listens");
 }
 
 /// Another process of this test binary; killed when dropped.
@@ -37,7 +46,7 @@ impl Again {
         Self { child, lines: BufReader::new(stdout).lines() }
     }
 
-    /// The text after the next `> ` that the part printed at the start of a line; none once it has ended.
+    /// The text of the next [`say`] of the part; none once it has ended.
     ///
     /// # Panics
     /// If its output is not text.
@@ -86,7 +95,7 @@ mod tests {
     #[test]
     fn a_part() {
         if let Some(part) = part() {
-            println!("\n> playing {part}");
+            say(&format!("playing {part}"));
             if part == "for ever" {
                 std::thread::park();
             }

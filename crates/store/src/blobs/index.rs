@@ -59,6 +59,11 @@ impl Index {
         Ok(())
     }
 
+    /// What is wrong with the file, in SQLite's words.
+    pub(super) fn check(&self) -> Vec<String> {
+        self.database.check().unwrap_or_else(|error| vec![error.to_string()])
+    }
+
     /// The only entry for writing: one transaction at a time, over all processes.
     pub(super) fn write<T>(
         &self,
