@@ -143,7 +143,8 @@ fn forbidden() -> Result<Rules, seccompiler::Error> {
     let mut rules: Rules = FORBIDDEN.iter().chain(FORBIDDEN_HERE).map(|call| (*call, Vec::new())).collect();
     let mut namespaces = Vec::new();
     for flag in NEW_NAMESPACES {
-        namespaces.push(when(0, SeccompCmpOp::MaskedEq(flag as u32 as u64), flag as u32 as u64)?);
+        let bit = u64::from(flag as u32);
+        namespaces.push(when(0, SeccompCmpOp::MaskedEq(bit), bit)?);
     }
     // The low byte of clone's flags is the exit signal, and CLONE_NEWTIME lies in it.
     let without_time = namespaces[..7].to_vec();

@@ -20,6 +20,7 @@ use rustix::thread::{
 };
 
 use crate::filter::Filter;
+use crate::groups::Covered;
 use crate::mounts::{self, Source};
 use crate::network::{QuietNetwork, start_loopback};
 use crate::order::{Cost, Limits, Order};
@@ -59,8 +60,8 @@ pub(crate) struct Sandbox<'a> {
     pub filter: &'a Filter,
     /// The network namespace to enter, none for the one it was started in.
     pub network: Option<&'a QuietNetwork>,
-    /// Whether control groups limit memory and processes, so that resource limits need not.
-    pub grouped: bool,
+    /// Which limits control groups take care of; the others are resource limits, per process.
+    pub covered: Covered,
     /// Whether all this happens in a user namespace with one user.
     pub in_user_namespace: bool,
     /// Takes one [`Report`] as JSON; its other end closes when the launcher dies.
@@ -100,7 +101,6 @@ impl Sandbox<'_> {
         let sources = mounts::open_sources(&self.order.mounts)?;
         let host_files = if self.order.host_network { mounts::open_name_service()? } else { Vec::new() };
         self.enter_root()?;
-        mounts::mount_standard()?;
         let user = User::find(self.order.user.as_deref())?;
         self.mount_all(sources, host_files, &user)?;
         rustix::system::sethostname(HOST_NAME).doing("naming the sandbox")?;
@@ -128,6 +128,8 @@ impl Sandbox<'_> {
     fn enter_root(&self) -> Result<(), Refusal> {
         chdir(self.root).doing("entering the root")?;
         pivot_root(".", ".").doing("changing the root")?;
+        // With the machine's root still below: a user namespace gets a new /proc only where it sees a whole one.
+        mounts::mount_standard()?;
         unmount(".", UnmountFlags::DETACH).doing("leaving the machine's root")?;
         chdir("/").doing("entering the root")
     }
@@ -143,6 +145,9 @@ impl Sandbox<'_> {
         }
         for file in host_files {
             file.show()?;
+        }
+        if self.order.make_cwd {
+            fs::create_dir_all(&self.order.cwd).doing("making the working directory")?;
         }
         if user.uid != 0 {
             for stream in self.streams {
@@ -160,11 +165,12 @@ impl Sandbox<'_> {
         };
         set(Resource::Core, 0, "forbidding core dumps")?;
         set(Resource::Nofile, OPEN_FILES, "limiting open files")?;
-        if !self.grouped {
-            set(Resource::Nproc, limits.pids, "limiting processes")?;
-            if let Some(memory) = limits.memory {
-                set(Resource::Data, memory, "limiting memory")?;
-            }
+        if !self.covered.pids {
+            set(Resource::Nproc, limits.pids.saturating_add(1), "limiting processes")?;
+        }
+        match limits.memory {
+            Some(memory) if !self.covered.memory => set(Resource::Data, memory, "limiting memory")?,
+            _ => {}
         }
         Ok(())
     }
@@ -172,6 +178,8 @@ impl Sandbox<'_> {
     fn drop_privileges(&self) -> Result<(), Refusal> {
         // In no other process's reach: not to be traced, nor read through /proc.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).doing("hiding the first process")?;
+        let mut kept: Vec<_> = self.streams.iter().chain([&self.report]).map(AsRawFd::as_raw_fd).collect();
+        sys::close_all_but(&mut kept).doing("closing the launcher's files")?;
         for number in 0..=MOST_CAPABILITIES {
             let capability = CapabilitySet::from_bits_retain(1 << number);
             match remove_unless_kept(capability) {
@@ -249,6 +257,7 @@ impl Sandbox<'_> {
 }
 
 /// Why the child did not become the program.
+#[derive(Clone, Copy)]
 enum Failure {
     None,
     Session(Errno),

@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitOptions, pidfd_send_signal, setsid, wait, waitpid};
 
 use crate::filter::Filter;
+use crate::groups::Groups;
 use crate::init::{Report, Sandbox};
 use crate::network::QuietNetwork;
 use crate::order::{Cost, Ending, Order, Reply, Request};
@@ -42,6 +43,7 @@ pub fn launcher_main() -> ! {
 fn connect() -> io::Result<Wire> {
     // Apart from the terminal's process group: an interrupt is for the executor to handle.
     let _ = setsid();
+    sys::close_all_but(&mut [])?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     sys::set_standard_streams([null.as_raw_fd(), libc::STDOUT_FILENO, libc::STDERR_FILENO])?;
@@ -59,7 +61,7 @@ fn serve(wire: &Wire) -> i32 {
             return 1;
         }
     };
-    if wire.send(&Reply::Ready { groups: Vec::new() }, &[], &[]).is_err() {
+    if wire.send(&Reply::Ready { groups: launcher.groups.dirs.clone() }, &[], &[]).is_err() {
         return 1;
     }
     loop {
@@ -80,6 +82,7 @@ fn serve(wire: &Wire) -> i32 {
 }
 
 struct Launcher {
+    groups: Groups,
     roots: Roots,
     filter: Filter,
     network: Option<QuietNetwork>,
@@ -88,9 +91,11 @@ struct Launcher {
 
 impl Launcher {
     fn set_up() -> Result<Self, Refusal> {
-        sys::close_on_exec_from(3).doing("closing inherited files")?;
+        // Before the directory they are mounted below is covered.
+        let groups = Groups::open();
         let in_user_namespace = privilege::own_mounts()?;
         Ok(Self {
+            groups,
             roots: Roots::new(in_user_namespace)?,
             filter: Filter::compile()?,
             network: None,
@@ -105,8 +110,11 @@ impl Launcher {
         payload: &[u8],
         streams: Vec<OwnedFd>,
     ) -> Result<Reply, Refusal> {
-        // Sandboxes that were still being dismantled when their result was reported.
-        while matches!(wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+        // Sandboxes that were still being dismantled when their result was reported; one that is counts as a process.
+        let patience = if order.exact_pids { WaitOptions::empty() } else { WaitOptions::NOHANG };
+        while matches!(wait(patience), Ok(Some(_))) {}
+        let covered = self.groups.set(order.limits)?;
+        let kills = self.groups.memory_kills();
         let root = self.roots.prepare(&order.root, &order.points)?;
         let (reports, report) = pipe_with(PipeFlags::CLOEXEC).doing("making a pipe")?;
         let network = self.network.take().filter(|_| !order.host_network);
@@ -129,7 +137,7 @@ impl Launcher {
                     root,
                     filter: &self.filter,
                     network: network.as_ref(),
-                    grouped: false,
+                    covered,
                     in_user_namespace: self.in_user_namespace,
                     report,
                 };
@@ -138,7 +146,12 @@ impl Launcher {
         };
         drop((streams, report));
         let network = network.or_else(|| QuietNetwork::of(process.pid).filter(|_| !order.host_network));
-        let reply = watch(wire, &process, &reports);
+        let mut reply = watch(wire, &process, &reports);
+        if let Ok(Reply::Ended(ending)) = &mut reply
+            && ending.code != 0
+        {
+            ending.out_of_memory = self.groups.memory_kills() > kills;
+        }
         self.network = network.and_then(QuietNetwork::still_quiet);
         reply
     }

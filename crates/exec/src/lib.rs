@@ -20,6 +20,7 @@
 //! A step's user root has no capability over anything but its own files and processes; see `init.rs`.
 
 mod filter;
+mod groups;
 mod init;
 mod launcher;
 mod local;

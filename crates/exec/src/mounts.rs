@@ -161,6 +161,6 @@ fn show_secret(target: &str, value: Span, payload: &[u8], user: &User) -> Result
     chown(BESIDE, Some(user.uid), Some(user.gid)).doing("giving a secret to the step's user")?;
     fs::set_permissions(BESIDE, fs::Permissions::from_mode(0o400)).doing("protecting a secret")?;
     let tree = detached(BESIDE, PLAIN | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_RDONLY)?;
-    fs::remove_file(BESIDE).doing("hiding a secret")?;
-    attach(&tree, target)
+    attach(&tree, target)?;
+    fs::remove_file(BESIDE).doing("hiding a secret")
 }

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::refusal::Refusal;
 
-/// From the executor to a launcher.
+/// From the executor to a launcher. The order is borrowed where it is sent.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum Request {
+pub(crate) enum Request<O = Box<Order>> {
     /// Run this; standard input, output and error travel beside it.
-    Run(Order),
+    Run(O),
     /// End what runs now.
     Kill,
 }
@@ -64,12 +64,16 @@ pub(crate) struct Order {
     pub env: Vec<String>,
     /// Working directory.
     pub cwd: String,
+    /// Whether the working directory lies in memory and has to be made.
+    pub make_cwd: bool,
     /// `name-or-uid[:group-or-gid]`, none for root.
     pub user: Option<String>,
     /// Whether it shares the machine's network.
     pub host_network: bool,
     /// What it may use.
     pub limits: Limits,
+    /// Whether the number of processes is the step's own wish rather than the default.
+    pub exact_pids: bool,
 }
 
 /// Where the root file system is. A writable root for image builds becomes a further variant.

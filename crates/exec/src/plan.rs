@@ -111,6 +111,7 @@ fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {
     Order {
         root,
         points: points(&mounts, &step.cwd),
+        make_cwd: holder(&mounts, &step.cwd) == Some(Holder::Memory),
         mounts,
         argv: step.argv.clone(),
         env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
@@ -122,6 +123,7 @@ fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {
             pids: step.resources.pids.unwrap_or(DEFAULT_PIDS),
             cpu_milli: step.resources.cpu_milli,
         },
+        exact_pids: step.resources.pids.is_some(),
     }
 }
 
@@ -212,15 +214,33 @@ fn points(mounts: &[Placed], cwd: &str) -> Vec<Point> {
     for placed in mounts.iter().filter(|placed| !placed.nested) {
         points.push(Point { path: placed.target.clone(), file: matches!(placed.what, What::Secret(_)) });
     }
-    let inside = |above: &str| cwd == above || is_below(cwd, above);
-    let standard = ["/", "/tmp", "/dev", "/proc"];
-    let elsewhere = !standard[1..].iter().any(|above| inside(above)) && cwd != standard[0];
-    if elsewhere && !mounts.iter().any(|placed| inside(&placed.target)) {
+    if cwd != "/" && holder(mounts, cwd).is_none() {
         points.push(dir(cwd));
     }
     points.sort();
     points.dedup();
     points
+}
+
+/// What a path lies in, if not in the root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holder {
+    /// An empty file system in memory, where it has yet to be made.
+    Memory,
+    /// Something mounted.
+    Mount,
+}
+
+fn holder(mounts: &[Placed], path: &str) -> Option<Holder> {
+    let around = |above: &str| path == above || is_below(path, above);
+    if let Some(placed) = mounts.iter().rev().find(|placed| around(&placed.target)) {
+        return Some(if matches!(placed.what, What::Tmpfs { .. }) { Holder::Memory } else { Holder::Mount });
+    }
+    match path {
+        _ if around("/tmp") || around("/dev/shm") => Some(Holder::Memory),
+        _ if around("/dev") || around("/proc") => Some(Holder::Mount),
+        _ => None,
+    }
 }
 
 fn placed(target: &str, what: What) -> Placed {

@@ -34,7 +34,7 @@ pub(crate) unsafe fn clone_process(flags: c_int) -> io::Result<Cloned> {
     let mut fd: RawFd = -1;
     // SAFETY: all fields are numbers, for which zero is valid.
     let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-    args.flags = (flags | libc::CLONE_PIDFD) as u32 as u64;
+    args.flags = u64::from((flags | libc::CLONE_PIDFD) as u32);
     args.pidfd = &raw mut fd as u64;
     args.exit_signal = libc::SIGCHLD as u64;
     // SAFETY: `args` lives during the call and its size is given; without CLONE_VM and with no stack given
@@ -146,10 +146,22 @@ pub(crate) fn exit_now(code: c_int) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Marks all descriptors from `first` on close-on-exec.
-pub(crate) fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: changes flags of descriptors only.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+/// Closes all descriptors but the standard streams and `kept`.
+pub(crate) fn close_all_but(kept: &mut [RawFd]) -> io::Result<()> {
+    kept.sort_unstable();
+    let mut first = 3;
+    for number in kept.iter().map(|fd| *fd as u32).filter(|number| *number >= 3) {
+        if number > first {
+            close_range(first, number - 1)?;
+        }
+        first = number + 1;
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: the callers' processes use none of these descriptors any more.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

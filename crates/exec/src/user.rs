@@ -108,7 +108,7 @@ mod tests {
                 assert_eq!(found, Ok(User { uid, gid, groups: groups.to_vec() }), "{text}");
             }
             Err(part) => {
-                assert!(found.as_ref().is_err_and(|reason| reason.contains(part)), "{text}: {found:?}")
+                assert!(found.as_ref().is_err_and(|reason| reason.contains(part)), "{text}: {found:?}");
             }
         }
     }

@@ -17,7 +17,7 @@ use rustix::time::Timespec;
 
 use crate::LAUNCHER_ARGUMENT;
 use crate::log::Log;
-use crate::order::{Reply, Request};
+use crate::order::{Order, Reply, Request};
 use crate::plan::Plan;
 use crate::refusal::ExecError;
 use crate::wire::Wire;
@@ -91,7 +91,7 @@ impl Worker {
         let ((out, their_out), (err, their_err)) = (pipe()?, pipe()?);
         let streams = [stdin, their_out.as_fd(), their_err.as_fd()];
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let request = RequestRef::Run(&plan.order);
+        let request = Request::Run(&plan.order);
         if let Err(error) = self.wire.send(&request, &plan.payload, &streams) {
             return Err(if error.kind() == io::ErrorKind::BrokenPipe {
                 ExecError::LauncherLost
@@ -113,21 +113,25 @@ impl Worker {
     }
 }
 
-/// Like [`Request`], for sending without a copy.
-#[derive(serde::Serialize)]
-#[serde(rename = "Request")]
-enum RequestRef<'a> {
-    Run(&'a crate::order::Order),
-}
-
 impl Drop for Worker {
     fn drop(&mut self) {
         // A launcher has nothing to put in order: namespaces and mounts vanish with it. That it may be dead
         // already is the usual reason for an error here.
         let _ = self.launcher.kill();
         let _ = self.launcher.wait();
-        for group in &self.groups {
-            let _ = std::fs::remove_dir(group);
+        self.remove_groups();
+    }
+}
+
+impl Worker {
+    /// A step that is just being killed keeps its groups for a moment; what stays is removed by the next launcher.
+    fn remove_groups(&self) {
+        let left = || self.groups.iter().filter(|group| Path::new(group).exists());
+        for _ in 0..20 {
+            if left().filter(|group| std::fs::remove_dir(group).is_err()).count() == 0 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 }
@@ -147,7 +151,10 @@ impl Follower<'_, '_> {
                 stop = self.reason_to_stop(cancel, deadline);
                 if stop.is_some() {
                     killed = Some(Instant::now() + PATIENCE);
-                    self.worker.wire.send(&Request::Kill, &[], &[]).map_err(|_| ExecError::LauncherLost)?;
+                    self.worker
+                        .wire
+                        .send(&Request::<Box<Order>>::Kill, &[], &[])
+                        .map_err(|_| ExecError::LauncherLost)?;
                 }
             }
             if killed.is_some_and(|limit| Instant::now() > limit) {

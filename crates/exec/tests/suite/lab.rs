@@ -1,6 +1,4 @@
 //! A place to run steps in: a workspace and images over a temporary directory, and an executor on top.
-#![allow(dead_code, clippy::allow_attributes, reason = "each test program uses a part of it")]
-
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use quern_core::event::Stream;
 use quern_core::port::{
-    Cancel, Executor, Image, Images, InlineEntry, Observer, Outcome, PortError, Presented, RootFs, RootLayout,
-    Workspace,
+    Cancel, Executor, Image, Images, InlineEntry, Observer, Outcome, PortError, Presented, RootFs,
+    RootLayout, Workspace,
 };
 use quern_core::step::{Attempt, Input, Network, Platform, Resources, Step};
 use quern_core::{ContentRef, Digest, TreePath};
@@ -39,7 +37,6 @@ pub struct Room {
     taken: Mutex<BTreeMap<Digest, Listing>>,
     made: AtomicUsize,
     pub discarded: AtomicUsize,
-    pub alive: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -50,19 +47,10 @@ enum Shown {
 
 impl Lab {
     pub fn new(workers: usize) -> Self {
-        Self::under(&std::env::temp_dir(), workers)
-    }
-
-    /// A lab below a directory that the user running the test may write to.
-    pub fn under(parent: &Path, workers: usize) -> Self {
-        let dir = tempfile::tempdir_in(parent).unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let room = Arc::new(Room::new(dir.path()));
-        let options = LocalOptions {
-            workspace: room.clone(),
-            images: room.clone(),
-            launcher: PathBuf::from(LAUNCHER),
-            workers,
-        };
+        let options =
+            LocalOptions { workspace: room.clone(), images: room.clone(), launcher: launcher(), workers };
         let executor = LocalExecutor::new(options).unwrap();
         Self { dir, room, executor }
     }
@@ -102,6 +90,12 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// What it said on one stream.
+    pub fn on(&self, stream: Stream) -> String {
+        let lines = self.lines.iter().filter(|(s, _)| *s == stream);
+        lines.map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
+    }
+
     pub fn text(&self) -> String {
         self.lines.iter().map(|(_, line)| line.as_str()).collect::<Vec<_>>().join("\n")
     }
@@ -143,7 +137,6 @@ impl Room {
             taken: Mutex::default(),
             made: AtomicUsize::new(0),
             discarded: AtomicUsize::new(0),
-            alive: AtomicUsize::new(0),
         };
         for part in ["scratch", "cache", "trees", "images/busybox", "images/upper", "images/etc"] {
             fs::create_dir_all(base.join(part)).unwrap();
@@ -162,10 +155,62 @@ impl Room {
         fs::copy("/usr/bin/busybox", busybox.join("bin/busybox"))
             .expect("these tests need a static busybox; install the package busybox-static");
         for applet in [
-            "sh", "true", "false", "cat", "ls", "id", "env", "sleep", "kill", "mount", "umount", "chroot", "mknod", "ps",
-            "hostname", "echo", "touch", "chmod", "chown", "mkdir", "ln", "rm", "cp", "dd", "head", "wc", "grep", "sed",
-            "pwd", "tail", "ip", "nc", "seq", "readlink", "stat", "test", "tr", "cut", "sort", "yes", "printf", "find", "setsid",
-            "nohup", "unshare", "awk", "uname", "expr", "wget", "df", "su", "tty", "swapoff", "date", "pivot_root", "usleep",
+            "sh",
+            "true",
+            "false",
+            "cat",
+            "ls",
+            "id",
+            "env",
+            "sleep",
+            "kill",
+            "mount",
+            "umount",
+            "chroot",
+            "mknod",
+            "ps",
+            "hostname",
+            "echo",
+            "touch",
+            "chmod",
+            "chown",
+            "mkdir",
+            "ln",
+            "rm",
+            "cp",
+            "dd",
+            "head",
+            "wc",
+            "grep",
+            "sed",
+            "pwd",
+            "tail",
+            "ip",
+            "nc",
+            "seq",
+            "readlink",
+            "stat",
+            "test",
+            "tr",
+            "cut",
+            "sort",
+            "yes",
+            "printf",
+            "find",
+            "setsid",
+            "nohup",
+            "unshare",
+            "awk",
+            "uname",
+            "expr",
+            "wget",
+            "df",
+            "su",
+            "tty",
+            "swapoff",
+            "date",
+            "pivot_root",
+            "usleep",
         ] {
             symlink("busybox", busybox.join("bin").join(applet)).unwrap();
         }
@@ -198,7 +243,11 @@ impl Room {
             }
             entries.push(match text.strip_prefix("-> ") {
                 Some(target) => InlineEntry::Link { path, target: target.into() },
-                None => InlineEntry::File { path, bytes: text.as_bytes().to_vec(), executable: text.starts_with("#!") },
+                None => InlineEntry::File {
+                    path,
+                    bytes: text.as_bytes().to_vec(),
+                    executable: text.starts_with("#!"),
+                },
             });
         }
         self.keep(&format!("inline {files:?}"), Shown::Inline(entries))
@@ -253,7 +302,8 @@ impl Workspace for Room {
 
     fn take(&self, scratch: &Path) -> Result<ContentRef, PortError> {
         let mut listing = Listing::new();
-        list(scratch, "", &mut listing).map_err(|error| PortError::io("reading a scratch directory", error))?;
+        list(scratch, "", &mut listing)
+            .map_err(|error| PortError::io("reading a scratch directory", error))?;
         fs::remove_dir_all(scratch).map_err(|error| PortError::io("removing a scratch directory", error))?;
         let digest = Digest::of(format!("{listing:?}").as_bytes());
         self.taken.lock().unwrap().insert(digest, listing);
@@ -288,8 +338,6 @@ fn list(dir: &Path, above: &str, listing: &mut Listing) -> std::io::Result<()> {
     Ok(())
 }
 
-struct Lease(Arc<AtomicUsize>);
-
 impl Images for Room {
     fn resolve(&self, name: &str, _: &Platform) -> Result<Image, PortError> {
         let id = Digest::of(name.as_bytes());
@@ -317,5 +365,13 @@ pub fn input(target: &str, tree: Digest) -> Input {
     Input { target: target.into(), tree }
 }
 
-/// The launcher of the tests.
-pub const LAUNCHER: &str = env!("CARGO_BIN_EXE_quern-launcher");
+/// The launcher of the tests; a copy of it where this process may not read the original.
+pub fn launcher() -> PathBuf {
+    std::env::var_os("QUERN_TEST_LAUNCHER")
+        .map_or_else(|| env!("CARGO_BIN_EXE_quern-launcher").into(), PathBuf::from)
+}
+
+/// Whether sandboxes are made with the rights of root rather than in a user namespace.
+pub fn as_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
