@@ -295,9 +295,8 @@ impl Build {
 
     fn started(&mut self, index: JobIndex, at: Timestamp) -> Result<(), EventError> {
         let job = self.job_mut(index)?;
-        let number = match job.state() {
-            JobState::RunPending { attempt, .. } => *attempt,
-            _ => 0,
+        let JobState::RunPending { attempt: number, .. } = *job.state() else {
+            return Err(job.refuse("RUNNING").into());
         };
         job.set(JobState::Running { attempt: number })?;
         job.attempts.push(Attempt { number, started: at, ended: None });
@@ -335,9 +334,9 @@ impl Build {
         let policy = self.policy;
         let job = self.job_mut(index)?;
         let attempt = match job.state() {
-            JobState::AbortPending { .. } => return self.stopped(index, at, effects),
             JobState::Running { attempt } => *attempt,
-            _ => 0,
+            JobState::AbortPending { .. } => return self.stopped(index, at, effects),
+            _ => return Err(job.refuse("FAILED").into()),
         };
         let most = job.plan.attempts.unwrap_or(policy.attempts).max(1);
         let failures = job.count(|end| matches!(end, AttemptEnd::Failed(_))) + 1;
@@ -354,9 +353,9 @@ impl Build {
     fn lost(&mut self, index: JobIndex, at: Timestamp, effects: &mut Vec<Effect>) -> Result<(), EventError> {
         let job = self.job_mut(index)?;
         let attempt = match job.state() {
-            JobState::AbortPending { .. } => return self.stopped(index, at, effects),
             JobState::Running { attempt } => *attempt,
-            _ => 0,
+            JobState::AbortPending { .. } => return self.stopped(index, at, effects),
+            _ => return Err(job.refuse("FAILED").into()),
         };
         if job.count(|end| matches!(end, AttemptEnd::Lost)) + 1 >= MOST_LOST {
             let message = format!("its worker vanished {MOST_LOST} times; look for what ends the process");
@@ -391,9 +390,8 @@ impl Build {
         effects: &mut Vec<Effect>,
     ) -> Result<(), EventError> {
         let job = self.job_mut(index)?;
-        let cause = match job.state() {
-            JobState::AbortPending { cause } => *cause,
-            _ => AbortCause::Requested,
+        let JobState::AbortPending { cause } = *job.state() else {
+            return Err(job.refuse("ABORTED").into());
         };
         job.set(JobState::Aborted { cause, at })?;
         job.end_attempt(at, AttemptEnd::Stopped);

@@ -203,10 +203,15 @@ impl Job {
     /// The only way to another state.
     pub(crate) fn set(&mut self, next: JobState) -> Result<(), IllegalTransition> {
         if !self.state.may_become(&next) {
-            return Err(IllegalTransition { job: self.id, from: self.state.name(), to: next.name() });
+            return Err(self.refuse(next.name()));
         }
         self.state = next;
         Ok(())
+    }
+
+    /// The error for a change to a state of this name.
+    pub(crate) const fn refuse(&self, to: &'static str) -> IllegalTransition {
+        IllegalTransition { job: self.id, from: self.state.name(), to }
     }
 
     /// Whether what it reads has the content that its outputs were made of, by the same logic, and nobody wants it
