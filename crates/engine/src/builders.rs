@@ -113,7 +113,10 @@ mod tests {
         for language in languages() {
             let builder = shipped(language).unwrap();
             let names: Vec<_> = builder.files.iter().map(|(name, _)| *name).collect();
-            assert!(names.contains(&"build.sh") && names.contains(&"run.sh") && names.is_sorted(), "{names:?}");
+            assert!(
+                names.contains(&"build.sh") && names.contains(&"run.sh") && names.is_sorted(),
+                "{names:?}"
+            );
             assert!(builder.files.iter().all(|(_, text)| text.ends_with('\n')));
         }
         assert_ne!(shipped("go").unwrap().digest, shipped("python").unwrap().digest);

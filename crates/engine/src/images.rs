@@ -149,7 +149,8 @@ impl LocalImages {
             Some(leased) => leased,
             None => {
                 self.make_folder()?;
-                let made = unpacked::obtain(&self.roots(), &id.hex(), |folder| self.unpack(id, origin, folder))?;
+                let made =
+                    unpacked::obtain(&self.roots(), &id.hex(), |folder| self.unpack(id, origin, folder))?;
                 let leased = Arc::new(made);
                 let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
                 leases.insert(*id, Arc::downgrade(&leased));
@@ -180,10 +181,12 @@ impl LocalImages {
 
 impl Images for LocalImages {
     fn resolve(&self, name: &str, platform: &Platform) -> Result<Image, PortError> {
-        let name: ImageName = name.parse().map_err(|error: InvalidImageName| PortError::Other(error.to_string()))?;
+        let name: ImageName =
+            name.parse().map_err(|error: InvalidImageName| PortError::Other(error.to_string()))?;
         let (image, origin) = match name {
             ImageName::Host => {
                 check_platform(platform, "host")?;
+                self.make_folder()?;
                 (host::resolve(&self.folder.join("programs.json"))?, Origin::Host)
             }
             ImageName::Directory(path) => {
@@ -207,9 +210,10 @@ impl Images for LocalImages {
             Origin::Directory { path } if path.is_dir() => {
                 Ok(RootFs { layout: RootLayout::Layers(vec![path]), lease: Box::new(()) })
             }
-            Origin::Directory { path } => {
-                Err(PortError::Other(format!("image `dir:{}` is gone: there is no such directory", path.display())))
-            }
+            Origin::Directory { path } => Err(PortError::Other(format!(
+                "image `dir:{}` is gone: there is no such directory",
+                path.display()
+            ))),
             origin @ Origin::Layout { .. } => self.layout_root(image, &origin),
         }
     }

@@ -18,9 +18,10 @@ use quern_core::port::PortError;
 /// The identity of what is at `path` now.
 pub(super) fn identity(path: &Path) -> Result<Digest, PortError> {
     let failed = |error| match io::Error::kind(&error) {
-        io::ErrorKind::NotFound => {
-            PortError::Other(format!("image `dir:{}` does not exist: there is no such directory", path.display()))
-        }
+        io::ErrorKind::NotFound => PortError::Other(format!(
+            "image `dir:{}` does not exist: there is no such directory",
+            path.display()
+        )),
         _ => PortError::io(format!("reading image `dir:{}`", path.display()), error),
     };
     let root = fs::metadata(path).map_err(failed)?;

@@ -265,7 +265,16 @@ mod tests {
             Ok(())
         })
         .unwrap();
-        let expected = ["hosts", "localtime", "mtab", "passwd", "python3.11/sitecustomize.py", "python3/debian_config", "resolv.conf", "ssl/certs/a.pem"];
+        let expected = [
+            "hosts",
+            "localtime",
+            "mtab",
+            "passwd",
+            "python3.11/sitecustomize.py",
+            "python3/debian_config",
+            "resolv.conf",
+            "ssl/certs/a.pem",
+        ];
         found.sort();
         assert_eq!(found, expected);
         // The link to a file that is not shown leads nowhere.

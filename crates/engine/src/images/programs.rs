@@ -49,8 +49,9 @@ pub(super) fn versions(
         };
         let version = match known.get(&path).filter(same) {
             Some(old) => old.version.clone(),
-            None => ask(&path, argument)
-                .map_err(|error| PortError::io(format!("asking {} for its version", path.display()), error))?,
+            None => ask(&path, argument).map_err(|error| {
+                PortError::io(format!("asking {} for its version", path.display()), error)
+            })?,
         };
         versions.push((*name, version.clone()));
         let (inode, size, seconds, nanoseconds) = (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec());

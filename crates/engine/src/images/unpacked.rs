@@ -93,7 +93,8 @@ pub(super) fn prune(folder: &Path, unused_for: Duration) -> Result<Pruned, PortE
             continue;
         }
         let lock = open_lock(folder, name).map_err(failed)?;
-        let age = lock.metadata().and_then(|meta| meta.modified()).map_err(failed)?.elapsed().unwrap_or_default();
+        let age =
+            lock.metadata().and_then(|meta| meta.modified()).map_err(failed)?.elapsed().unwrap_or_default();
         let free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if free && age >= unused_for {
             pruned.bytes += disk_bytes(&path).map_err(failed)?;
