@@ -6,12 +6,14 @@
 //! fresh hard-link farm for each step (17 us a file, and steps could spoil shared inodes) and overlay mounts of
 //! layered differences (a mount per level, slow look-ups in deep stacks).
 //!
-//! Outputs are written to [`scratch`] directories, which are used again and again; what was in them is moved to the trash, not
-//! deleted: ext4 passes over freshly deleted inodes when it makes new files, so deleting while building costs twice.
+//! Outputs are written to [`scratch`] directories, which are used again and again; what was in them is moved to the
+//! trash ([`bins`]), not deleted: ext4 passes over freshly deleted inodes when it makes new ones, and after 40,000 deletions
+//! making a file took 130 us instead of 9.
 //!
 //! Limits: one machine and one file system; who is allowed to write to the state folder can spoil a snapshot unseen.
 
 pub(crate) mod beneath;
+mod bins;
 mod change;
 mod checkout;
 mod inline;
@@ -31,6 +33,7 @@ use quern_core::{ContentRef, Digest, Tree};
 pub use checkout::{CheckoutError, Existing};
 
 use crate::{DiskBlobs, Lease, Store};
+use bins::Bins;
 use scratch::Pool;
 
 /// A store that keeps large blobs as files on the file system of the workspace, so that they need not be copied.
@@ -90,6 +93,7 @@ pub struct FolderWorkspace {
     large: Option<Arc<dyn LargeFiles>>,
     limits: Limits,
     pool: Pool,
+    bins: Bins,
 }
 
 impl FolderWorkspace {
@@ -116,7 +120,8 @@ impl FolderWorkspace {
         lease: Arc<Lease>,
         large: Option<Arc<dyn LargeFiles>>,
     ) -> Self {
-        Self { blobs, places, lease, large, limits: Limits::default(), pool: Pool::default() }
+        let bins = Bins::new(places.trash.clone(), Arc::clone(&lease), bins::LIMIT);
+        Self { blobs, places, lease, large, limits: Limits::default(), pool: Pool::default(), bins }
     }
 
     /// The same workspace with other limits.

@@ -1,10 +1,12 @@
 //! Directories for outputs, used again and again.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quern_core::ContentRef;
 use quern_core::port::PortError;
@@ -12,25 +14,25 @@ use rustix::fs::{Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
 use super::FolderWorkspace;
-use super::write::{Bin, DIR_MODE};
+use super::write::DIR_MODE;
 use crate::import::{self, ImportError, Output};
 
 /// A directory with more entries than this goes to the trash as a whole.
 const FEW: usize = 8;
-/// Things thrown into one bin.
-const FULL: u64 = 1000;
 
-/// Empty directories of this process, and the bin that takes in what was in them.
+/// Empty directories of this process.
 #[derive(Default)]
-pub(super) struct Pool {
-    empty: Mutex<Vec<PathBuf>>,
-    bin: Mutex<Option<Bin>>,
+pub(super) struct Pool(Mutex<Vec<PathBuf>>);
+
+impl Pool {
+    fn lock(&self) -> MutexGuard<'_, Vec<PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An empty directory.
 pub(super) fn scratch(workspace: &FolderWorkspace) -> Result<PathBuf, PortError> {
-    let known = workspace.pool.empty.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    if let Some(dir) = known {
+    if let Some(dir) = workspace.pool.lock().pop() {
         return Ok(dir);
     }
     let dir = workspace.places.scratch.join(workspace.lease.name());
@@ -47,7 +49,8 @@ pub(super) fn take(workspace: &FolderWorkspace, scratch: &Path) -> Result<Conten
         &*workspace.blobs,
         Output { path: scratch, large: workspace.large.as_deref() },
     );
-    dispose(workspace, scratch, &dir);
+    let bytes = taken.as_ref().map_or_else(|_| weight(scratch), |import| import.bytes);
+    dispose(workspace, scratch, &dir, bytes);
     taken.map(|import| import.tree).map_err(|error| match error {
         ImportError::Store(error) => error,
         error => PortError::Other(format!("the output cannot be kept:\n{error}")),
@@ -57,8 +60,24 @@ pub(super) fn take(workspace: &FolderWorkspace, scratch: &Path) -> Result<Conten
 /// Disposes of a scratch directory. A failure leaves it behind for `prune`.
 pub(super) fn discard(workspace: &FolderWorkspace, scratch: &Path) {
     if let Ok(dir) = open(workspace, scratch) {
-        dispose(workspace, scratch, &dir);
+        dispose(workspace, scratch, &dir, weight(scratch));
     }
+}
+
+/// About how many bytes are below a directory; what cannot be read counts nothing.
+fn weight(dir: &Path) -> u64 {
+    let mut bytes = 0;
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(found) if found.is_dir() => open.push(entry.path()),
+                Ok(found) => bytes += found.blocks() * 512,
+                Err(_) => {}
+            }
+        }
+    }
+    bytes
 }
 
 fn open(workspace: &FolderWorkspace, scratch: &Path) -> Result<OwnedFd, PortError> {
@@ -71,12 +90,12 @@ fn open(workspace: &FolderWorkspace, scratch: &Path) -> Result<OwnedFd, PortErro
 }
 
 /// Empties the directory for the next use, or throws it away if it holds much or is not as it was made.
-fn dispose(workspace: &FolderWorkspace, scratch: &Path, dir: &OwnedFd) {
-    if is_pristine(dir).unwrap_or(false) && empty(workspace, dir).unwrap_or(false) {
-        workspace.pool.empty.lock().unwrap_or_else(PoisonError::into_inner).push(scratch.to_owned());
+fn dispose(workspace: &FolderWorkspace, scratch: &Path, dir: &OwnedFd, bytes: u64) {
+    if is_pristine(dir).unwrap_or(false) && empty(workspace, dir, bytes).unwrap_or(false) {
+        workspace.pool.lock().push(scratch.to_owned());
     } else {
         // One that cannot be moved stays behind as a dead process's would.
-        let _ = workspace.throw_away(scratch);
+        let _ = workspace.bins.throw_dir(scratch, bytes);
     }
 }
 
@@ -94,7 +113,7 @@ fn is_pristine(dir: &OwnedFd) -> Result<bool, Errno> {
 }
 
 /// Moves the few things in a directory to the trash; false if they are many.
-fn empty(workspace: &FolderWorkspace, dir: &OwnedFd) -> Result<bool, Errno> {
+fn empty(workspace: &FolderWorkspace, dir: &OwnedFd, bytes: u64) -> Result<bool, Errno> {
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(dir, &mut buffer);
@@ -105,23 +124,13 @@ fn empty(workspace: &FolderWorkspace, dir: &OwnedFd) -> Result<bool, Errno> {
         if name == c"." || name == c".." {
             continue;
         }
-        names.push(name.to_owned());
+        names.push(OsString::from_vec(name.to_bytes().to_vec()));
         if names.len() > FEW {
             return Ok(false);
         }
     }
-    if names.is_empty() {
-        return Ok(true);
-    }
-    let mut bin = workspace.pool.bin.lock().unwrap_or_else(PoisonError::into_inner);
-    if bin.as_ref().is_none_or(|bin| bin.count() >= FULL) {
-        *bin = Some(Bin::new(workspace.trash_name()));
-    }
-    for name in names {
-        let name = std::ffi::OsStr::from_bytes(name.as_bytes());
-        if let Some(bin) = bin.as_ref() {
-            bin.throw(dir, name)?;
-        }
+    if !names.is_empty() {
+        workspace.bins.throw(dir, &names, bytes)?;
     }
     Ok(true)
 }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::sketch::Sketch;
-use super::write::{self, Bin, Site};
+use super::write::{self, Site};
 use super::{FolderWorkspace, change};
 
 /// Below this share of equal files a new snapshot is made rather than another one changed.
@@ -95,7 +95,7 @@ pub(super) fn present(
                     Ok(false) => {}
                     Err(error) => {
                         // What is there now is nobody's use. A reused one may have been spoilt before.
-                        wanted.workspace.throw_away(&snapshot.dir)?;
+                        wanted.workspace.throw_away(&snapshot.dir, snapshot.bytes())?;
                         if state.is_none() {
                             return Err(error);
                         }
@@ -213,9 +213,11 @@ impl Wanted<'_> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let root =
             rustix::fs::open(snapshot.files(), flags, Mode::empty()).map_err(|e| snapshot.failed(e))?;
-        let bin = Bin::new(workspace.trash_name());
-        let site = Site { blobs: &*workspace.blobs, large: workspace.large.as_deref(), root, bin };
-        write::apply(&site, &changes.list)?;
+        let bin = workspace.bins.bin();
+        let site = Site { blobs: &*workspace.blobs, large: workspace.large.as_deref(), root, bin: &bin };
+        let applied = write::apply(&site, &changes.list);
+        workspace.bins.keep(&bin, changes.removed);
+        applied?;
         Ok((bytes + changes.added).saturating_sub(changes.removed))
     }
 
@@ -250,7 +252,7 @@ impl FolderWorkspace {
             match Snapshot::open(entry.path()) {
                 Ok(snapshot) => snapshots.push(snapshot),
                 // Made or thrown away only in part.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => self.throw_away(&entry.path())?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.throw_away(&entry.path(), 0)?,
                 Err(error) => return Err(io_error("opening", &entry.path(), error)),
             }
         }
@@ -268,7 +270,7 @@ impl FolderWorkspace {
                 return Ok(());
             }
             if snapshot.try_lock(FlockOperation::NonBlockingLockExclusive)? {
-                self.throw_away(&snapshot.dir)?;
+                self.throw_away(&snapshot.dir, snapshot.bytes())?;
                 count -= 1;
                 bytes -= snapshot.bytes();
             }
@@ -289,17 +291,8 @@ impl FolderWorkspace {
         Ok(Snapshot { dir, lock, record: None, used: SystemTime::now() })
     }
 
-    /// A new name in the trash.
-    pub(super) fn trash_name(&self) -> PathBuf {
-        self.places.trash.join(self.lease.name())
-    }
-
-    /// Moves a directory of the workspace to the trash.
-    pub(super) fn throw_away(&self, dir: &Path) -> Result<(), PortError> {
-        match fs::rename(dir, self.trash_name()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("removing", dir, error)),
-            _ => Ok(()),
-        }
+    fn throw_away(&self, dir: &Path, bytes: u64) -> Result<(), PortError> {
+        self.bins.throw_dir(dir, bytes).map_err(|e| io_error("removing", dir, e.into()))
     }
 }
 

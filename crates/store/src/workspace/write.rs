@@ -5,8 +5,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use quern_core::port::{Blobs, PortError};
 use quern_core::tree::Entry;
@@ -14,6 +13,7 @@ use quern_core::{ContentRef, TreePath};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::bins::Bin;
 use super::change::Change;
 use super::spread::{SERIAL, spread};
 use super::{LargeFiles, beneath};
@@ -39,45 +39,7 @@ pub(super) struct Site<'s> {
     /// The directory to be changed.
     pub root: OwnedFd,
     /// What is removed is moved here.
-    pub bin: Bin,
-}
-
-/// A directory in the trash that takes in what is removed from one place.
-pub(super) struct Bin {
-    path: PathBuf,
-    dir: std::sync::OnceLock<OwnedFd>,
-    count: AtomicU64,
-}
-
-impl Bin {
-    /// A bin at `path`, made when it is first needed.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, dir: std::sync::OnceLock::new(), count: AtomicU64::new(0) }
-    }
-
-    /// How many things were thrown into it.
-    pub fn count(&self) -> u64 {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    /// Moves a name out of `dir`; nothing happens if it is not there.
-    pub fn throw(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<(), Errno> {
-        if self.dir.get().is_none() {
-            match rustix::fs::mkdir(&self.path, DIR_MODE) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            // If another thread was faster, this descriptor is simply closed.
-            let _ = self.dir.set(rustix::fs::open(&self.path, flags, Mode::empty())?);
-        }
-        let Some(bin) = self.dir.get() else { return Err(Errno::NOENT) };
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        match rustix::fs::renameat(dir, name.as_ref(), bin, number.to_string()) {
-            Err(Errno::NOENT) => Ok(()),
-            result => result,
-        }
-    }
+    pub bin: &'s Bin,
 }
 
 /// Makes all changes.
