@@ -1,0 +1,11 @@
+//! One file for each noun; each command is a function from options to output.
+
+pub mod branch;
+pub mod commit;
+pub mod datum;
+pub mod file;
+pub mod flush;
+pub mod job;
+pub mod pipeline;
+pub mod repo;
+pub mod state;

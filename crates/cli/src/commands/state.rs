@@ -1,0 +1,91 @@
+//! Commands about the state folder and the machine: `du`, `prune`, `doctor`.
+
+use quern_engine::roots;
+use quern_store::{PruneOptions, Root, TidyBudget};
+
+use crate::args::Prune;
+use crate::failure::{Failure, Kind};
+use crate::print;
+use crate::table::{Table, size};
+use crate::wiring::Home;
+
+/// `du`
+pub fn du(home: &Home) -> Result<(), Failure> {
+    let usage = home.store.disk_usage()?;
+    let rows: Vec<serde_json::Value> = usage
+        .kinds()
+        .iter()
+        .map(|(kind, amount)| serde_json::json!({ "kind": kind, "count": amount.count, "size_bytes": amount.bytes }))
+        .collect();
+    print::list(home.global.output, &rows, |_| {
+        let mut table = Table::new(&["KIND", "COUNT", "SIZE"]);
+        for (kind, amount) in usage.kinds() {
+            table.row([kind.to_owned(), amount.count.to_string(), size(amount.bytes)]);
+        }
+        table.row(["total".into(), String::new(), size(usage.total_bytes())]);
+        table.render()
+    })
+}
+
+/// `prune`
+pub fn prune(home: &Home, args: &Prune) -> Result<(), Failure> {
+    let options = PruneOptions { all: args.all, dry_run: args.dry_run, ..PruneOptions::default() };
+    let visit = |visit: &mut dyn FnMut(Root)| {
+        roots::visit(&home.records, visit)?;
+        if args.all { Ok(()) } else { home.cached_roots(visit) }
+    };
+    let pruned = home.store.prune(&options, &visit).map_err(|e| Failure::new(Kind::Internal, e))?;
+    let rows = [
+        ("blobs", pruned.blobs),
+        ("waiting", pruned.waiting),
+        ("packs", pruned.packs),
+        ("snapshots", pruned.snapshots),
+        ("imports", pruned.imports),
+        ("trash", pruned.trash),
+    ];
+    let views: Vec<serde_json::Value> = rows
+        .iter()
+        .map(|(kind, amount)| serde_json::json!({ "kind": kind, "count": amount.count, "size_bytes": amount.bytes }))
+        .collect();
+    print::list(home.global.output, &views, |_| {
+        let mut table = Table::new(&[if args.dry_run { "WOULD GO" } else { "REMOVED" }, "COUNT", "SIZE"]);
+        for (kind, amount) in rows {
+            table.row([kind.to_owned(), amount.count.to_string(), size(amount.bytes)]);
+        }
+        table.render()
+    })
+}
+
+/// `doctor`
+pub fn doctor(home: &Home) -> Result<(), Failure> {
+    let executor = home.executor()?;
+    let usage = home.store.disk_usage()?;
+    print::raw(
+        format!("state folder  {} ({})\n", home.store.layout().root().display(), size(usage.total_bytes())).as_bytes(),
+    )?;
+    executor.check().map_err(|e| Failure::new(Kind::Machine, format!("sandboxes cannot be made: {e}")))?;
+    print::raw(b"sandboxes     can be made\n")?;
+    let mut missing = Vec::new();
+    for language in quern_engine::builders::languages() {
+        let builder = quern_engine::builders::shipped(language).expect("it is in the list");
+        let absent: Vec<&str> =
+            builder.requires.iter().map(String::as_str).filter(|program| !on_host(program)).collect();
+        let state = if absent.is_empty() { "ready".to_owned() } else { format!("needs {}", absent.join(", ")) };
+        print::raw(format!("builder {language:<6}{state} (on image host)\n").as_bytes())?;
+        missing.extend(absent);
+    }
+    Ok(())
+}
+
+/// Whether a program is where image `host` has its programs.
+fn on_host(program: &str) -> bool {
+    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/go/bin"]
+        .iter()
+        .any(|folder| std::path::Path::new(folder).join(program).exists())
+}
+
+/// Cleans up a little at the end of a command.
+pub fn tidy(home: &Home) {
+    // Leftovers that cannot be removed now are found again by the next command.
+    let _ = home.store.tidy(&TidyBudget::SMALL);
+}

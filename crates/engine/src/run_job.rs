@@ -1,0 +1,520 @@
+//! One job from its inputs to its output commit.
+//!
+//! Steps: open the output commit; find the datums; take away those whose results are known; run the others on the
+//! graph, keeping each result as it comes; merge; close the commit together with everything that follows from it, in one
+//! transaction. A job that is interrupted anywhere begins again and finds what it had done.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use quern_builds::{Event, Head, JobFailure, JobIndex, JobState};
+use quern_catalog::datum::PlannedDatum;
+use quern_catalog::merge::{Merged, OutputChange, merge, remerge};
+use quern_catalog::{Change, Content, DatumDifference, Datums, MergePolicy, difference};
+use quern_core::event::{Counts, Event as Shown, StepStatus, Stream};
+use quern_core::port::{self, PortError};
+use quern_core::step::Platform;
+use quern_core::{ContentRef, Digest, Id, canon};
+use quern_solver::{CancelToken, Graph, GraphBuilder, Input, SolveError, Vertex, VertexError};
+
+use crate::datums::{self, Common};
+use crate::job::{self, Job, State};
+use crate::journal::{self, DatumRecord, DatumState};
+use crate::known::{self, Base, Known};
+use crate::pipeline::{self, Merge, Pipeline};
+use crate::schedule::{self, Scheduler};
+use crate::step_op::{StepFailure, StepOp, StepResult, Watcher, vertex_digest};
+use crate::{Runner, commits, lease};
+
+/// Most steps handed to the graph at once; bounds memory, not parallelism.
+const CHUNK: usize = 2048;
+
+/// How a job ended, before it is recorded.
+enum End {
+    /// With this tree.
+    Done { content: Content, known: Known, counts: Counts },
+    /// Datums failed, or their outputs do not fit together.
+    Failed { reason: String, counts: Counts, known: Option<Known> },
+    /// It ran longer than allowed.
+    TimedOut,
+    /// It was told to stop, or this process is about to.
+    Stopped,
+}
+
+/// A job with everything it needs.
+struct Work<'a> {
+    runner: &'a Runner,
+    pipeline: Pipeline,
+    job: Job,
+    cancel: &'a CancelToken,
+    timed_out: AtomicBool,
+    /// Why datums run, once that is known.
+    because: OnceLock<String>,
+}
+
+impl Runner {
+    /// Runs one job and records how it ended. Errors of the job become its failure; errors of recording leave it to be
+    /// begun again by whoever takes over the build.
+    pub(crate) fn run_job(&self, build: Id, index: JobIndex, id: Id, cancel: &CancelToken) {
+        let started = Instant::now();
+        let recorded = self.start_job(build, index, id).and_then(|begun| {
+            let Some((pipeline, job)) = begun else { return Ok(()) };
+            let (name, reason) = (pipeline.name.clone(), job.because_text());
+            self.sink.emit(Shown::JobStarted { job: id, name: name.clone(), reason });
+            let work = Work {
+                runner: self,
+                pipeline,
+                job,
+                cancel,
+                timed_out: AtomicBool::new(false),
+                because: OnceLock::new(),
+            };
+            let end = work.run().unwrap_or_else(|error| End::Failed {
+                reason: error.to_string(),
+                counts: Counts::default(),
+                known: None,
+            });
+            let job = self.end_job(build, index, work, end)?;
+            if let Some(Job { state, reason, counts, .. }) = job {
+                let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let state = state.name().to_owned();
+                self.sink.emit(Shown::JobFinished { job: id, name, state, reason, counts, millis });
+            }
+            Ok(())
+        });
+        if let Err(error) = recorded {
+            self.sink.emit(Shown::Warning { message: format!("job {id}: {error}") });
+        }
+    }
+
+    /// Records that the job runs and opens its output commit. None if the build is no longer ours.
+    fn start_job(
+        &self,
+        build: Id,
+        index: JobIndex,
+        id: Id,
+    ) -> Result<Option<(Pipeline, Job)>, schedule::ScheduleError> {
+        let (now, me, ids) = (self.records.clock.now(), &self.records.owner, &*self.records.ids);
+        port::write(&*self.records.meta, |w| {
+            let holder = lease::holder(w.as_read(), &build.to_string(), me, now)?;
+            let stored = job::get(w.as_read(), id)?;
+            let Some(mut job) = stored.filter(|_| holder.as_ref() == Some(me)) else { return Ok(None) };
+            let Some(pipeline) = pipeline::get(w.as_read(), &job.pipeline)? else { return Ok(None) };
+            Scheduler::new(w, ids, me, now).on(build, &Event::Started { job: index })?;
+            job.state = State::Running;
+            job.started = job.started.or(Some(now));
+            job::put(w, &mut job)?;
+            if commits::open_of(w.as_read(), &pipeline.output(), id)?.is_none() {
+                let inputs: Vec<Id> = job.inputs.values().map(|head| head.commit).collect();
+                let branch = commits::branch_ref(&pipeline.output())?;
+                let mut change = Change::new(w, now, ids);
+                change.start_output_commit(&branch, &inputs, id).map_err(commits::port_error)?;
+            }
+            Ok(Some((pipeline, job)))
+        })
+    }
+
+    /// Records how a job ended, with everything that follows from it. None if that is not ours to say.
+    fn end_job(
+        &self,
+        build: Id,
+        index: JobIndex,
+        work: Work<'_>,
+        end: End,
+    ) -> Result<Option<Job>, schedule::ScheduleError> {
+        self.records.blobs.sync()?;
+        let Work { pipeline, job: Job { id, .. }, because, .. } = work;
+        let (now, me, ids) = (self.records.clock.now(), &self.records.owner, &*self.records.ids);
+        port::write(&*self.records.meta, |w| {
+            let holder = lease::holder(w.as_read(), &build.to_string(), me, now)?;
+            let state = schedule::build(w.as_read(), build)?.and_then(|b| b.job(index).map(|j| j.state().clone()));
+            let stopping = matches!(state, Some(JobState::AbortPending { .. }));
+            let stored = job::get(w.as_read(), id)?;
+            let Some(mut job) = stored.filter(|_| holder.as_ref() == Some(me)) else { return Ok(None) };
+            job.datums_because = because.get().cloned().unwrap_or_default();
+            let event = match &end {
+                _ if stopping => Event::Stopped { job: index },
+                End::Stopped => return Ok(None),
+                End::Done { content, known, counts } => {
+                    job.counts = *counts;
+                    job.logic = Some(known.logic);
+                    known::put(w, &pipeline.name, known)?;
+                    let outputs = self.close_commit(w, &pipeline, &mut job, *content)?;
+                    Event::Completed { job: index, outputs }
+                }
+                End::Failed { reason, counts, known } => {
+                    job.counts = *counts;
+                    if let Some(known) = known {
+                        known::put(w, &pipeline.name, known)?;
+                    }
+                    let failure = JobFailure { message: reason.clone(), retryable: false };
+                    Event::Failed { job: index, failure }
+                }
+                End::TimedOut => {
+                    job.reason = "job timed out".into();
+                    let failure = JobFailure { message: job.reason.clone(), retryable: false };
+                    Event::Failed { job: index, failure }
+                }
+            };
+            job::put(w, &mut job)?;
+            let mut scheduler = Scheduler::new(w, ids, me, now);
+            scheduler.on(build, &event)?;
+            scheduler.advance()?;
+            let mut job = job::get(w.as_read(), id)?.unwrap_or(job);
+            if matches!(end, End::TimedOut) {
+                job.state = State::Killed;
+                job::put(w, &mut job)?;
+            }
+            Ok(Some(job))
+        })
+    }
+
+    /// Closes the output commit with the tree, or drops it if the branch shows the same already: then nothing that reads the
+    /// branch becomes stale.
+    fn close_commit(
+        &self,
+        w: &mut dyn port::MetaWrite,
+        pipeline: &Pipeline,
+        job: &mut Job,
+        content: Content,
+    ) -> Result<BTreeMap<quern_builds::DatasetBranch, Head>, PortError> {
+        let (now, ids, output) = (self.records.clock.now(), &*self.records.ids, pipeline.output());
+        let before = commits::head(w.as_read(), &output)?;
+        if let Some(before) = before.filter(|before| before.content == content.tree.digest) {
+            commits::drop_of(w, &output, job.id, ids, now)?;
+            job.unchanged = true;
+            return Ok(BTreeMap::from([(output, before)]));
+        }
+        let open = commits::open_of(w.as_read(), &output, job.id)?
+            .ok_or_else(|| PortError::Other(format!("the output commit of job {} was deleted", job.id)))?;
+        let mut change = Change::new(w, now, ids);
+        change.write(open.id, content).and_then(|_| change.finish(open.id, None)).map_err(commits::port_error)?;
+        Ok(BTreeMap::from([(output, Head { commit: open.id, content: content.tree.digest })]))
+    }
+}
+
+impl Work<'_> {
+    fn run(&self) -> Result<End, datums::PlanError> {
+        let records = &self.runner.records;
+        let blobs = &*records.blobs;
+        let image = self.runner.images.resolve(&self.pipeline.run.image, &Platform::current())?;
+        let trees = port::read(&*records.meta, |r| datums::trees(r, &self.job.inputs))?;
+        let common = Common::new(blobs, &self.pipeline, &image, &trees, self.job.id)?;
+        let datums = datums::find(blobs, &self.pipeline, &trees)?;
+        let known = port::read(&*records.meta, |r| known::get(r, &self.pipeline.name))?;
+        let mut base = Base::load(blobs, known.as_ref(), &common.logic)?;
+        if self.pipeline.run.every_job {
+            base = Base { lines: base.lines, ..Base::default() };
+        }
+        base.older = base.older.updated(&[], self.done_before()?);
+        let planned = datums.planned();
+        let difference = difference(&planned, &base.current, &base.older);
+        let because = self.because(&base, &common);
+        self.runner.sink.emit(Shown::JobPlanned {
+            job: self.job.id,
+            total: datums.len(),
+            skipped: difference.skipped(),
+            because: because.clone(),
+        });
+        if !difference.missing.is_empty() {
+            self.because.get_or_init(|| because);
+        }
+        let mut counts = Counts { total: datums.len(), skipped: difference.skipped(), ..Counts::default() };
+        let (added, failed) = self.process(&common, &datums, &difference.missing, &mut counts)?;
+        match self.interrupted() {
+            Some(end) => Ok(end),
+            None if counts.failed > 0 => {
+                base.older = base.older.updated(&[], added);
+                let known = base.save(blobs, common.logic)?;
+                Ok(End::Failed { reason: failed, counts, known: Some(known) })
+            }
+            None => self.merge(base, &common, &difference, added, counts),
+        }
+    }
+
+    /// Results this very job had before its process was lost.
+    fn done_before(&self) -> Result<Vec<(Digest, ContentRef)>, PortError> {
+        if self.job.restarts == 0 {
+            return Ok(Vec::new());
+        }
+        let records = port::read(&*self.runner.records.meta, |r| journal::of_job(r, self.job.id))?;
+        Ok(records.into_iter().filter_map(|(key, record)| Some((key, record.output()?))).collect())
+    }
+
+    fn interrupted(&self) -> Option<End> {
+        if self.timed_out.load(Ordering::Relaxed) {
+            return Some(End::TimedOut);
+        }
+        self.cancel.is_cancelled().then_some(End::Stopped)
+    }
+
+    /// Why datums run, in words.
+    fn because(&self, base: &Base, common: &Common) -> String {
+        let Some(lines) = &base.lines else { return "nothing is known yet".into() };
+        let changed = canon::differing(lines, &common.lines);
+        if !changed.is_empty() {
+            return format!("changed for all datums: {}", changed.join(", "));
+        }
+        if self.pipeline.run.every_job {
+            return "the pipeline reprocesses every datum in every job".into();
+        }
+        "new or changed datums".into()
+    }
+
+    /// Runs datums and keeps what they give. Gives back the outputs and, if datums failed, a reason.
+    fn process(
+        &self,
+        common: &Common,
+        datums: &Datums,
+        missing: &[PlannedDatum],
+        counts: &mut Counts,
+    ) -> Result<(Vec<(Digest, ContentRef)>, String), datums::PlanError> {
+        let records = &self.runner.records;
+        let (sender, receiver) = channel();
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let keeper =
+                scope.spawn(move || journal::keep(&*records.meta, &*records.blobs, self.job.id, &receiver));
+            if let Some(limit) = self.pipeline.run.job_timeout {
+                let over = &over;
+                scope.spawn(move || self.watch_time(Duration::from_millis(limit), over));
+            }
+            let done = self.process_chunks(common, datums, missing, (counts, &sender));
+            over.store(true, Ordering::Relaxed);
+            drop(sender);
+            keeper.join().expect("the keeper of records does not panic")?;
+            done
+        })
+    }
+
+    /// Cancels the job when its time is over; looks now and then whether it has ended.
+    fn watch_time(&self, limit: Duration, over: &AtomicBool) {
+        let end = Instant::now() + limit;
+        while !over.load(Ordering::Relaxed) {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.timed_out.store(true, Ordering::Relaxed);
+                return self.cancel.cancel();
+            }
+            thread::sleep(left.min(Duration::from_millis(20)));
+        }
+    }
+
+    fn process_chunks(
+        &self,
+        common: &Common,
+        datums: &Datums,
+        missing: &[PlannedDatum],
+        (counts, journal): (&mut Counts, &Sender<(Digest, DatumRecord)>),
+    ) -> Result<(Vec<(Digest, ContentRef)>, String), datums::PlanError> {
+        let name = format!("job {} attempt {}", self.job.id, self.job.restarts);
+        let solver_job = self.runner.solver.job(name).map_err(|e| PortError::Other(e.to_string()))?;
+        let chunk = self.pipeline.run.parallelism.map_or(CHUNK, |n| (n as usize).clamp(1, CHUNK));
+        let (mut outputs, mut reason) = (Vec::with_capacity(missing.len()), String::new());
+        for chunk in missing.chunks(chunk) {
+            let (graph, edges, labels) = self.graph(common, datums, chunk)?;
+            solver_job.build_all(&graph, &edges, self.cancel, |i, result| {
+                let datum = &chunk[i];
+                let Some(record) = self.settle(&labels[i], result) else { return };
+                match record.state {
+                    DatumState::Success => counts.processed += u64::from(datum.copies),
+                    DatumState::Recovered => counts.recovered += u64::from(datum.copies),
+                    _ => counts.failed += u64::from(datum.copies),
+                }
+                if record.state == DatumState::Failed && reason.is_empty() {
+                    reason = format!("datum {} failed: {}", labels[i], record.reason);
+                }
+                outputs.extend(record.output().map(|output| (datum.key, output)));
+                // The keeper ends early only with an error, which is reported when it is joined.
+                let _ = journal.send((datum.key, record));
+            });
+            if self.cancel.is_cancelled() {
+                break;
+            }
+        }
+        Ok((outputs, reason))
+    }
+
+    /// One vertex for each datum.
+    fn graph(
+        &self,
+        common: &Common,
+        datums: &Datums,
+        chunk: &[PlannedDatum],
+    ) -> Result<(Graph, Vec<Input>, Vec<String>), datums::PlanError> {
+        let blobs = &self.runner.records.blobs;
+        let mut builder = GraphBuilder::new();
+        let (mut edges, mut labels) = (Vec::new(), Vec::new());
+        let salt = if self.pipeline.run.every_job { Some(self.job.id) } else { self.pipeline.salt };
+        for planned in chunk {
+            let datum = datums.get(planned.index).expect("planned datums come from these");
+            let label = label(&datum);
+            let (attempt, on_error) = common.attempts(&**blobs, &datum)?;
+            let digest = vertex_digest(&attempt.step, salt);
+            let op = StepOp {
+                attempt,
+                on_error,
+                tries: self.pipeline.run.tries,
+                salt,
+                executor: Arc::clone(&self.runner.executor),
+                blobs: Arc::clone(blobs),
+                watcher: Arc::new(StepWatcher {
+                    sink: Arc::clone(&self.runner.sink),
+                    job: self.job.id,
+                    step: label.clone(),
+                }),
+            };
+            let vertex = builder.add(Vertex::new(digest, Arc::new(op)).name(label.as_str()));
+            edges.push(Input::from(vertex));
+            labels.push(label);
+        }
+        let graph = builder.finish().map_err(|e| PortError::Other(e.to_string()))?;
+        Ok((graph, edges, labels))
+    }
+
+    /// What became of one datum; none if it was given up because the job was.
+    fn settle(
+        &self,
+        label: &str,
+        result: Result<quern_solver::CachedResult, SolveError>,
+    ) -> Option<DatumRecord> {
+        let (record, status) = match result {
+            Ok(result) => {
+                let StepResult { output, log, millis, tries, ran } = result.get::<StepResult>()?.clone();
+                let cached = !ran;
+                let record = DatumRecord {
+                    state: DatumState::Success,
+                    output: Some((output.digest, output.size)),
+                    cached,
+                    millis,
+                    tries,
+                    log,
+                    reason: String::new(),
+                };
+                (record, if cached { StepStatus::Cached } else { StepStatus::Ran })
+            }
+            Err(error) if error.is_cancelled() => return None,
+            Err(error) => failed_record(&error),
+        };
+        self.runner.sink.emit(Shown::StepFinished {
+            job: self.job.id,
+            step: label.to_owned(),
+            status,
+            millis: if record.cached { 0 } else { record.millis },
+        });
+        Some(record)
+    }
+
+    /// One tree of all outputs, starting from the last one where there is one.
+    fn merge(
+        &self,
+        mut base: Base,
+        common: &Common,
+        difference: &DatumDifference,
+        added: Vec<(Digest, ContentRef)>,
+        counts: Counts,
+    ) -> Result<End, datums::PlanError> {
+        let blobs = &*self.runner.records.blobs;
+        let gone_keys: Vec<Digest> = difference.gone.iter().map(|(key, _)| *key).collect();
+        let revived_keys: Vec<Digest> = difference.revived.iter().map(|(key, _)| *key).collect();
+        let fresh: Vec<(Digest, ContentRef)> = difference.revived.iter().copied().chain(added).collect();
+        let current = base.current.updated(&gone_keys, fresh.clone());
+        let policy = match self.pipeline.run.merge {
+            Merge::Concat => MergePolicy::Concat,
+            Merge::Fail => MergePolicy::Fail,
+            Merge::Last => MergePolicy::Last,
+        };
+        let all = || current.iter().collect::<Vec<_>>();
+        let merged: Result<Merged, _> = match &base.merged {
+            Some(before) => {
+                let change = OutputChange { gone: &difference.gone, added: &fresh };
+                remerge(blobs, before, &change, policy, all)
+            }
+            None => merge(blobs, &all(), policy),
+        };
+        base.older = base.older.updated(&revived_keys, difference.gone.clone());
+        base.lines = Some(common.lines.clone());
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(error) => {
+                base.older = base.older.updated(&[], fresh);
+                let known = base.save(blobs, common.logic)?;
+                return Ok(End::Failed { reason: error.to_string(), counts, known: Some(known) });
+            }
+        };
+        let size = self.size(&merged.tree)?;
+        let content = Content { tree: merged.tree, size };
+        base.current = current;
+        base.merged = Some(merged);
+        Ok(End::Done { content, known: base.save(blobs, common.logic)?, counts })
+    }
+
+    /// Bytes of all files of the output, counted from the previous output's where there is one.
+    fn size(&self, tree: &ContentRef) -> Result<u64, PortError> {
+        let records = &self.runner.records;
+        let before = port::read(&*records.meta, |r| {
+            let head = quern_catalog::View::new(r)
+                .finished_head(&commits::branch_ref(&self.pipeline.output())?)
+                .map_err(commits::port_error)?;
+            Ok::<_, PortError>(head.map_or_else(Content::empty, |commit| Content::of(&commit)))
+        })?;
+        let catalog =
+            quern_catalog::Catalog::new(&*records.blobs, &*records.meta, &*records.clock, &*records.ids);
+        catalog.size_after(&before, tree).map_err(|e| PortError::Other(e.to_string()))
+    }
+}
+
+/// The record of a datum whose step failed.
+fn failed_record(error: &SolveError) -> (DatumRecord, StepStatus) {
+    let mut record = DatumRecord {
+        state: DatumState::Failed,
+        output: None,
+        cached: false,
+        millis: 0,
+        tries: 1,
+        log: None,
+        reason: error.to_string(),
+    };
+    if let SolveError::Vertex { cause, .. } = error
+        && let VertexError::Op { error: quern_solver::OpError::Failed(cause), .. } = &**cause
+    {
+        record.reason = cause.to_string();
+        if let Some(failure) = cause.downcast_ref::<StepFailure>() {
+            (record.millis, record.tries, record.log) = (failure.millis, failure.tries, failure.log);
+            if failure.recovered {
+                record.state = DatumState::Recovered;
+                return (record, StepStatus::Recovered);
+            }
+        }
+    }
+    (record, StepStatus::Failed)
+}
+
+/// A datum as people read it: the paths that tell it from the others.
+pub fn label(datum: &quern_catalog::Datum<'_>) -> String {
+    let parts = datum.leaves.iter().filter(|leaf| &*leaf.path != "/");
+    let text = parts.map(|leaf| format!("{}:{}", leaf.input, leaf.path)).collect::<Vec<_>>().join(" ");
+    if text.is_empty() { "everything".to_owned() } else { text }
+}
+
+/// Passes a step's progress on to the event stream.
+struct StepWatcher {
+    sink: Arc<dyn quern_core::event::Sink>,
+    job: Id,
+    step: String,
+}
+
+impl Watcher for StepWatcher {
+    fn started(&self) {
+        self.sink.emit(Shown::StepStarted { job: self.job, step: self.step.clone() });
+    }
+
+    fn line(&self, stream: Stream, line: &[u8]) {
+        let line = String::from_utf8_lossy(line).into_owned();
+        self.sink.emit(Shown::Log { job: self.job, step: self.step.clone(), stream, line });
+    }
+}
