@@ -7,16 +7,16 @@ use crate::key::KeyId;
 use super::{Arena, EdgeId, Id};
 
 /// All the names of one piece of work: for each input the ways by which it is known, or for a
-/// root its own key.
+/// root its own keys, of which one suffices.
 pub(super) enum WorkKey {
-    Root(KeyId),
+    Roots(Vec<KeyId>),
     Inputs(Vec<Vec<(KeyId, CacheInfoLink)>>),
 }
 
 #[derive(Default)]
 pub(super) struct EdgeIndex {
     nodes: Arena<Node>,
-    roots: DigestMap<KeyId, Id<Node>>,
+    roots: DigestMap<KeyId, Vec<Id<Node>>>,
     links: DigestMap<(KeyId, CacheInfoLink), Vec<Id<Node>>>,
     /// The node of an edge.
     by_edge: DigestMap<EdgeId, Id<Node>>,
@@ -24,7 +24,7 @@ pub(super) struct EdgeIndex {
 
 struct Node {
     edge: EdgeId,
-    root: Option<KeyId>,
+    roots: Vec<KeyId>,
     names: Vec<(KeyId, CacheInfoLink)>,
 }
 
@@ -36,8 +36,8 @@ impl EdgeIndex {
     }
 
     fn nodes_of(&self, key: &WorkKey) -> Vec<Id<Node>> {
-        match key {
-            WorkKey::Root(id) => self.roots.get(id).copied().into_iter().collect(),
+        let mut nodes = match key {
+            WorkKey::Roots(ids) => ids.iter().filter_map(|id| self.roots.get(id)).flatten().copied().collect(),
             WorkKey::Inputs(inputs) => {
                 let mut common: Option<Vec<Id<Node>>> = None;
                 for alternatives in inputs {
@@ -48,12 +48,12 @@ impl EdgeIndex {
                         Some(common) => common.retain(|node| reached.contains(node)),
                     }
                 }
-                let mut common = common.unwrap_or_default();
-                common.sort_unstable();
-                common.dedup();
-                common
+                common.unwrap_or_default()
             }
-        }
+        };
+        nodes.sort_unstable();
+        nodes.dedup();
+        nodes
     }
 
     /// Enters an edge under a key, or gives the place of `instead_of` to it.
@@ -63,7 +63,7 @@ impl EdgeIndex {
                 self.nodes[node].edge = edge;
                 node
             }
-            None => self.nodes.insert(Node { edge, root: None, names: Vec::new() }),
+            None => self.nodes.insert(Node { edge, roots: Vec::new(), names: Vec::new() }),
         };
         if let Some(old) = self.by_edge.insert(edge, node).filter(|old| *old != node) {
             self.remove(old);
@@ -80,9 +80,14 @@ impl EdgeIndex {
 
     fn add_names(&mut self, node: Id<Node>, key: WorkKey) {
         match key {
-            WorkKey::Root(id) => {
-                self.roots.insert(id, node);
-                self.nodes[node].root = Some(id);
+            WorkKey::Roots(ids) => {
+                for id in ids {
+                    let nodes = self.roots.entry(id).or_default();
+                    if !nodes.contains(&node) {
+                        nodes.push(node);
+                        self.nodes[node].roots.push(id);
+                    }
+                }
             }
             WorkKey::Inputs(inputs) => {
                 for name in inputs.into_iter().flatten() {
@@ -115,22 +120,20 @@ impl EdgeIndex {
 
     fn remove(&mut self, id: Id<Node>) {
         let Some(node) = self.nodes.remove(id) else { return };
-        if let Some(root) = node.root
-            && self.roots.get(&root) == Some(&id)
-        {
-            self.roots.remove(&root);
-        }
-        for name in node.names {
-            if let Some(nodes) = self.links.get_mut(&name) {
-                nodes.retain(|n| *n != id);
-                if nodes.is_empty() {
-                    self.links.remove(&name);
-                }
-            }
-        }
+        node.roots.iter().for_each(|root| remove_from(&mut self.roots, root, id));
+        node.names.iter().for_each(|name| remove_from(&mut self.links, name, id));
     }
 
     pub(super) fn len(&self) -> usize {
         self.nodes.len() + self.roots.len() + self.links.len()
+    }
+}
+
+fn remove_from<K: std::hash::Hash + Eq>(map: &mut DigestMap<K, Vec<Id<Node>>>, key: &K, id: Id<Node>) {
+    if let Some(nodes) = map.get_mut(key) {
+        nodes.retain(|node| *node != id);
+        if nodes.is_empty() {
+            map.remove(key);
+        }
     }
 }

@@ -33,6 +33,10 @@ pub(crate) struct Live {
     refs: u32,
     /// How many of the references are calls under way.
     calls: u32,
+    /// How many of the references are held by vertices that nobody wants any more.
+    shadows: u32,
+    /// Nothing but calls under way and vertices like it refer to it: new builds do not join it.
+    unwanted: bool,
     pub(crate) inputs: Box<[EdgeId]>,
     pub(crate) first_edge: Option<EdgeId>,
     pub(crate) maps: Vec<CacheMap>,
@@ -222,6 +226,8 @@ impl Core {
             rank,
             refs: 0,
             calls: 0,
+            shadows: 0,
+            unwanted: false,
             inputs: inputs.into(),
             first_edge: None,
             maps: Vec::new(),
@@ -244,19 +250,24 @@ impl Core {
     }
 
     fn hold(&mut self, owner: Owner, vertex: VertexId) {
-        self.vertices[vertex].refs += 1;
         match owner {
             Owner::Job(job) => {
                 if let Some(job) = self.jobs.get_mut(&job) {
+                    self.vertices[vertex].refs += 1;
                     job.held.push(vertex);
                 }
             }
-            Owner::Vertex(parent) => self.vertices[parent].held.push(vertex),
+            Owner::Vertex(parent) => {
+                self.refer(parent, vertex);
+                self.vertices[parent].held.push(vertex);
+            }
         }
     }
 
-    pub(super) fn retain(&mut self, vertex: VertexId) {
-        self.vertices[vertex].refs += 1;
+    /// One vertex refers to another from now on.
+    pub(super) fn refer(&mut self, from: VertexId, to: VertexId) {
+        self.vertices[to].refs += 1;
+        self.vertices[to].shadows += u32::from(self.vertices[from].unwanted);
     }
 
     /// Gives back one reference; without any left the vertex goes, and so on downwards.
@@ -266,27 +277,51 @@ impl Core {
             let live = &mut self.vertices[vertex];
             live.refs -= 1;
             if live.refs > 0 {
-                self.forget_if_unwanted(vertex);
+                self.mark_unwanted(vertex);
                 continue;
             }
             self.forget_name(vertex);
+            let below = self.references(vertex);
+            if self.vertices[vertex].unwanted {
+                for next in &below {
+                    self.vertices[*next].shadows -= 1;
+                }
+            }
+            open.extend(below);
             let mut edge = self.vertices[vertex].first_edge;
             while let Some(at) = edge {
                 edge = self.edges[at].next;
-                open.extend(self.remove_edge(at));
+                self.remove_edge(at);
             }
-            if let Some(live) = self.vertices.remove(vertex) {
-                open.extend(live.inputs.iter().map(|edge| self.edges[*edge].vertex));
-                open.extend(live.held);
-            }
+            self.vertices.remove(vertex);
         }
     }
 
-    /// A vertex kept only by its own calls is dead to new builds.
-    fn forget_if_unwanted(&mut self, vertex: VertexId) {
+    /// What a vertex holds references to, once for each.
+    fn references(&self, vertex: VertexId) -> Vec<VertexId> {
         let live = &self.vertices[vertex];
-        if live.calls == live.refs {
+        let inputs = live.inputs.iter().map(|edge| self.edges[*edge].vertex);
+        let edges = self.edges_of(vertex);
+        let merged = edges.iter().filter_map(|edge| self.edges[*edge].merged_into());
+        let merged = merged.map(|edge| self.edges[edge].vertex);
+        inputs.chain(live.held.iter().copied()).chain(merged).collect()
+    }
+
+    /// A vertex kept only by its own calls, or by others kept so, is dead to new builds: they must
+    /// not join an earlier definition that nobody has any more.
+    fn mark_unwanted(&mut self, vertex: VertexId) {
+        let mut open = vec![vertex];
+        while let Some(vertex) = open.pop() {
+            let live = &mut self.vertices[vertex];
+            if live.unwanted || live.calls + live.shadows < live.refs {
+                continue;
+            }
+            live.unwanted = true;
             self.forget_name(vertex);
+            for next in self.references(vertex) {
+                self.vertices[next].shadows += 1;
+                open.push(next);
+            }
         }
     }
 
@@ -312,15 +347,12 @@ impl Core {
         }
     }
 
-    /// Removes an edge of a dying vertex; returns the vertex it was merged into, if any.
-    fn remove_edge(&mut self, edge: EdgeId) -> Option<VertexId> {
+    fn remove_edge(&mut self, edge: EdgeId) {
         for dep in 0..self.edges[edge].deps.len() {
             self.demand(edge, dep, Level::Nothing);
         }
         self.index.release(edge);
-        let state = self.edges.remove(edge)?;
-        let into = state.merged_into()?;
-        Some(self.edges[into].vertex)
+        self.edges.remove(edge);
     }
 
     /// The edge of an output, made if need be.

@@ -118,9 +118,18 @@ impl Core {
             self.notify(edge);
         }
         if reached >= wanted {
-            self.let_go(edge);
+            self.relax(edge);
         } else {
             self.plan(edge, wanted);
+        }
+    }
+
+    /// The edge is as far as anybody wants it: nothing expensive is needed of its inputs. What
+    /// follows from definitions they may go on to find out, since they will be asked for it.
+    fn relax(&mut self, edge: EdgeId) {
+        for dep in 0..self.edges[edge].deps.len() {
+            let demand = self.edges[edge].deps[dep].demand.min(Level::Defined);
+            self.demand(edge, dep, demand);
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::cache::CacheInfoLink;
 use crate::key::{CacheKeyWithSelector, KeyId};
+use crate::op::CacheMap;
 use crate::progress::{Change, Finish};
 
 use super::edge::{Subscriber, Work};
@@ -55,11 +56,11 @@ impl Core {
         let state = &self.edges[edge];
         let live = &self.vertices[state.vertex];
         let output = i64::from(state.output);
-        let digest = live.maps.last().expect("an edge starts after its cache map").digest;
         if live.inputs.is_empty() {
-            let scope = live.maps.last().map(|map| map.scope).unwrap_or_default();
-            return WorkKey::Root(KeyId::root(&digest, output, scope));
+            let id = |map: &CacheMap| KeyId::root(&map.digest, output, map.scope);
+            return WorkKey::Roots(live.maps.iter().map(id).collect());
         }
+        let digest = live.maps[0].digest;
         let alternatives = self.alternatives(edge);
         let name = |input: usize, name: &CacheKeyWithSelector| {
             let input = u32::try_from(input).expect("few inputs");
@@ -88,7 +89,7 @@ impl Core {
         let learned: Vec<_> = names.flat_map(|(i, all)| all.into_iter().map(move |n| (i, n))).collect();
         self.let_go(from);
         let (vertex, target) = (self.edges[from].vertex, self.edges[into].vertex);
-        self.retain(target);
+        self.refer(vertex, target);
         for subscriber in std::mem::take(&mut self.edges[from].subscribers) {
             self.move_subscriber(subscriber, into);
         }
