@@ -30,7 +30,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// No files.
+    /// No files. The empty tree's blob (of no bytes) need not be in the store; nothing here asks for it.
     pub fn empty() -> Self {
         Self { tree: Tree::default().content_ref(), size: 0 }
     }

@@ -14,7 +14,7 @@ use quern_core::{ContentRef, Digest, Entry, Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
 use crate::concat::concat;
-use crate::tree::{TreesError, kind, open, save};
+use crate::tree::{TreesError, find, kind, open, save};
 
 mod incremental;
 mod stored;
@@ -81,6 +81,8 @@ pub struct Merged {
 /// stays when the files in it go.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Shared {
+    /// The policy by which the tree was made of them.
+    pub(crate) policy: MergePolicy,
     pub(crate) paths: BTreeMap<TreePath, Vec<Contribution>>,
 }
 
@@ -100,7 +102,19 @@ pub fn merge(
     outputs: &[(Digest, ContentRef)],
     policy: MergePolicy,
 ) -> Result<Merged, MergeError> {
-    let mut merger = Merger { blobs, outputs, policy, shared: Shared::default() };
+    merge_anew(blobs, None, outputs, policy)
+}
+
+/// The same; where the same datums contribute the same to a path as before, the file made of them is taken over.
+fn merge_anew(
+    blobs: &dyn Blobs,
+    before: Option<&Merged>,
+    outputs: &[(Digest, ContentRef)],
+    policy: MergePolicy,
+) -> Result<Merged, MergeError> {
+    let shared = Shared { policy, paths: BTreeMap::new() };
+    let before = before.filter(|before| before.shared.policy == policy);
+    let mut merger = Merger { blobs, before, outputs, shared };
     let roots = outputs.iter().enumerate().map(|(datum, (_, tree))| (datum, *tree)).collect();
     let tree = merger.directory(&TreePath::root(), roots)?;
     let tree = if tree.size == 0 { save(blobs, &Tree::default())? } else { tree };
@@ -109,8 +123,8 @@ pub fn merge(
 
 struct Merger<'a> {
     blobs: &'a dyn Blobs,
+    before: Option<&'a Merged>,
     outputs: &'a [(Digest, ContentRef)],
-    policy: MergePolicy,
     shared: Shared,
 }
 
@@ -166,9 +180,25 @@ impl Merger<'_> {
             .into_iter()
             .map(|(datum, entry)| Contribution { key: self.outputs[datum].0, entry })
             .collect();
-        let entry = settle(self.blobs, path, &contributions, self.policy)?;
+        let entry = match self.as_before(path, &contributions)? {
+            Some(entry) => entry,
+            None => settle(self.blobs, path, &contributions, self.shared.policy)?,
+        };
         self.shared.paths.insert(path.clone(), contributions);
         Ok(entry)
+    }
+
+    fn as_before(
+        &self,
+        path: &TreePath,
+        contributions: &[Contribution],
+    ) -> Result<Option<Entry>, MergeError> {
+        match self.before {
+            Some(before) if before.shared.paths.get(path).is_some_and(|known| known == contributions) => {
+                Ok(find(self.blobs, &before.tree, path)?)
+            }
+            _ => Ok(None),
+        }
     }
 }
 

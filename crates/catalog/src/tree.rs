@@ -2,7 +2,7 @@
 //! the cost is in proportion to what differs, not to what there is.
 
 use quern_core::port::{Blobs, PortError};
-use quern_core::{ContentRef, Digest, Entry, InvalidPath, Tree, TreeError, TreePath};
+use quern_core::{ContentRef, Entry, InvalidPath, Tree, TreeError, TreePath};
 
 pub mod diff;
 pub mod edit;
@@ -40,17 +40,12 @@ pub enum TreesError {
     Port(#[from] PortError),
 }
 
-/// The directory of this digest.
+/// The directory of this reference; the empty one needs no blob.
 ///
 /// # Errors
 /// [`TreesError`] if it is missing or no directory.
-pub fn load(blobs: &dyn Blobs, digest: &Digest) -> Result<Tree, TreesError> {
-    Ok(Tree::decode(&blobs.get(digest)?)?)
-}
-
-/// The directory of this reference; the empty one needs no blob.
-pub(crate) fn open(blobs: &dyn Blobs, tree: &ContentRef) -> Result<Tree, TreesError> {
-    if tree.size == 0 { Ok(Tree::default()) } else { load(blobs, &tree.digest) }
+pub fn open(blobs: &dyn Blobs, tree: &ContentRef) -> Result<Tree, TreesError> {
+    if tree.size == 0 { Ok(Tree::default()) } else { Ok(Tree::decode(&blobs.get(&tree.digest)?)?) }
 }
 
 /// Keeps a directory.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Digest, Entry, Tree, TreePath};
 
-use super::{Contribution, MergeError, MergePolicy, Merged, Shared, merge, settle};
+use super::{Contribution, MergeError, MergePolicy, Merged, Shared, merge_anew, settle};
 use crate::tree::{Edits, TreesError, edit, open};
 
 /// What is different from the merged tree of before. A datum whose output changed is in both lists.
@@ -17,10 +17,11 @@ pub struct OutputChange<'a> {
     pub added: &'a [(Digest, ContentRef)],
 }
 
-/// The same as [`merge`] of all outputs, at a cost in proportion to the change.
+/// The same as [`super::merge`] of all outputs, at a cost in proportion to the change.
 ///
 /// Where an added output meets a path whose only contributor is not on record, or empty directories are
-/// involved, there is nothing to go by and everything is merged anew; `all` gives the outputs for that.
+/// involved, or the policy is another one, there is nothing to go by: then every output is looked at again, which
+/// `all` gives, ascending by key. Files made of the same contributions as before are taken over even so.
 ///
 /// # Errors
 /// [`MergeError`]; those of `all`.
@@ -32,12 +33,12 @@ pub fn remerge(
     all: impl FnOnce() -> Vec<(Digest, ContentRef)>,
 ) -> Result<Merged, MergeError> {
     let mut trees = Decoded { blobs, known: HashMap::new() };
-    let sketch = Sketch::new(&mut trees, before, change)?;
+    let sketch = if before.shared.policy == policy { Sketch::new(&mut trees, before, change)? } else { None };
     let done = match sketch {
-        Some(sketch) => sketch.draw(blobs, before, policy)?,
+        Some(sketch) => sketch.draw(blobs, before)?,
         None => None,
     };
-    done.map_or_else(|| merge(blobs, &all(), policy), Ok)
+    done.map_or_else(|| merge_anew(blobs, Some(before), &all(), policy), Ok)
 }
 
 /// Directories read so far; neighbours in a change are mostly in the same ones.
@@ -165,12 +166,7 @@ impl Sketch {
     }
 
     /// The new tree; none if two of the added outputs meet.
-    fn draw(
-        mut self,
-        blobs: &dyn Blobs,
-        before: &Merged,
-        policy: MergePolicy,
-    ) -> Result<Option<Merged>, MergeError> {
+    fn draw(mut self, blobs: &dyn Blobs, before: &Merged) -> Result<Option<Merged>, MergeError> {
         let mut edits = Edits::default();
         for path in &self.gone {
             edits.remove_and_prune(path);
@@ -187,7 +183,7 @@ impl Sketch {
                 [] => edits.remove_and_prune(path),
                 [only] if matches!(only.entry, Entry::Dir(_)) => return Ok(None),
                 [only] => edits.set(path, only.entry.clone()),
-                several => edits.set(path, settle(blobs, path, several, policy)?),
+                several => edits.set(path, settle(blobs, path, several, self.shared.policy)?),
             }
             if contributions.len() < 2 {
                 self.shared.paths.remove(path);

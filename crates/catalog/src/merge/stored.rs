@@ -3,13 +3,14 @@
 use quern_core::{ContentRef, Digest, Entry, TreePath, Version};
 use serde::{Deserialize, Serialize};
 
-use super::{Contribution, MergeError, Shared};
+use super::{Contribution, MergeError, MergePolicy, Shared};
 use crate::record::StoredContentRef;
 
 /// Format 1: JSON, paths ascending, contributions ascending by datum key.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     version: Version<1>,
+    policy: MergePolicy,
     paths: Vec<(String, Vec<StoredContribution>)>,
 }
 
@@ -40,7 +41,7 @@ impl Shared {
                 list.iter().map(|c| StoredContribution { key: c.key, entry: StoredEntry::of(&c.entry) });
             (path.as_str().to_owned(), list.collect())
         });
-        let stored = Stored { version: Version, paths: paths.collect() };
+        let stored = Stored { version: Version, policy: self.policy, paths: paths.collect() };
         serde_json::to_vec(&stored).map_err(|error| MergeError::Record(error.to_string()))
     }
 
@@ -56,7 +57,7 @@ impl Shared {
             Ok((TreePath::parse(&path)?, list.collect()))
         });
         let paths = paths.collect::<Result<_, quern_core::InvalidPath>>();
-        Ok(Self { paths: paths.map_err(|error| bad(error.to_string()))? })
+        Ok(Self { policy: stored.policy, paths: paths.map_err(|error| bad(error.to_string()))? })
     }
 
     /// How many paths several datums contribute to.

@@ -213,3 +213,31 @@ fn an_output_without_links_is_not_written_again() {
     assert_eq!(shop.blobs.len(), blobs);
     assert!(shop.blobs.contains(&output.digest).unwrap());
 }
+
+#[test]
+fn another_policy_merges_anew() {
+    let shop = Shop::new();
+    let outputs = outputs(&shop, &[&[("/a", "1")], &[("/a", "2")]]);
+    let before = merge(&shop.blobs, &outputs, MergePolicy::Concat).unwrap();
+    let change = OutputChange { gone: &[], added: &[] };
+    let after = remerge(&shop.blobs, &before, &change, MergePolicy::Last, || outputs.clone()).unwrap();
+    assert_eq!(shop.show_tree(&after.tree), ["/a=2"]);
+    let error = remerge(&shop.blobs, &before, &change, MergePolicy::Fail, || outputs.clone()).unwrap_err();
+    assert!(matches!(error, MergeError::Conflict { .. }), "{error}");
+}
+
+#[test]
+fn files_made_of_the_same_contributions_are_not_made_again() {
+    let shop = Shop::new();
+    let mut outputs = outputs(&shop, &[&[("/a", "1"), ("/own", "x")], &[("/a", "2")]]);
+    let before = merge(&shop.blobs, &outputs, MergePolicy::Concat).unwrap();
+    // The parts are gone, so /a could not be made again.
+    for part in ["1", "2"] {
+        shop.blobs.remove(&Digest::of(part.as_bytes()));
+    }
+    let added = [(key(3), shop.tree(&[("/own", "y")]))];
+    outputs.extend(added);
+    let change = OutputChange { gone: &[], added: &added };
+    let after = remerge(&shop.blobs, &before, &change, MergePolicy::Concat, || outputs.clone()).unwrap();
+    assert_eq!(shop.show_tree(&after.tree), ["/a=12", "/own=xy"]);
+}
