@@ -55,19 +55,33 @@ impl<'n, 'd> Object<'n, 'd> {
 
     /// Where the key of a field stands, if the field is present.
     pub fn key_span(&self, name: &str) -> Option<Span> {
-        self.entries.iter().rev().find(|entry| is_name(&entry.key, name)).map(|entry| entry.key.span)
+        self.spellings(name).next().map(|entry| entry.key.span)
+    }
+
+    /// The entries that spell a field, the last one first.
+    fn spellings<'e>(&'e self, name: &'e str) -> impl Iterator<Item = &'n Entry> + 'e {
+        self.entries.iter().rev().filter(move |entry| is_name(&entry.key, name))
     }
 
     fn entry(&mut self, name: &'static str) -> Option<&'n Entry> {
-        self.asked.push(name);
-        let mut found = self.entries.iter().rev().filter(|entry| is_name(&entry.key, name));
-        let last = found.next()?;
-        for earlier in found {
-            let message = format!("`{}` is given more than once; the last one counts", earlier.key.value);
-            let problem = Diagnostic::warning("duplicate-key", earlier.key.span, message);
+        let last = self.spellings(name).next();
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+            self.report_overruled(name);
+        }
+        last.filter(|entry| !entry.value.is_null())
+    }
+
+    /// Warns about all spellings of a field but the last.
+    fn report_overruled(&mut self, name: &str) {
+        let mut spellings = self.spellings(name);
+        let Some(last) = spellings.next() else { return };
+        let earlier: Vec<&Entry> = spellings.collect();
+        for entry in earlier {
+            let message = format!("`{}` is given more than once; the last one counts", entry.key.value);
+            let problem = Diagnostic::warning("duplicate-key", entry.key.span, message);
             self.diagnostics.push(problem.label(last.key.span, "the one that counts"));
         }
-        (!last.value.is_null()).then_some(last)
     }
 
     /// An optional field.
@@ -89,32 +103,25 @@ impl<'n, 'd> Object<'n, 'd> {
 
     /// A list field; absent means empty. Members that cannot be read are reported and left out.
     pub fn list<T>(&mut self, name: &'static str, read: Reader<T>) -> Vec<T> {
-        let Some(node) = self.node(name) else { return Vec::new() };
-        let Kind::List(items) = &node.kind else {
-            let problem = wrong_kind(node, "a list");
-            let help = match &node.kind {
-                Kind::String(_) | Kind::Int(_) | Kind::Float(_) => "write it as a list of one: `[…]`",
-                _ => "write it as a list: `[…]`",
-            };
-            self.diagnostics.push(problem.help(help));
-            return Vec::new();
-        };
+        let items = self.items(name);
         items.iter().filter_map(|item| read(item, self.diagnostics)).collect()
     }
 
     /// A list field whose members keep their places.
     pub fn spanned_list<T>(&mut self, name: &'static str, read: Reader<T>) -> Vec<Spanned<T>> {
-        let Some(node) = self.node(name) else { return Vec::new() };
-        let Kind::List(items) = &node.kind else { return self.refuse_list(node) };
-        let one = |item: &Node, diagnostics: &mut Diagnostics| {
-            read(item, diagnostics).map(|value| Spanned::new(value, item.span))
-        };
-        items.iter().filter_map(|item| one(item, self.diagnostics)).collect()
+        let items = self.items(name);
+        let mut one = |item: &Node| Some(Spanned::new(read(item, self.diagnostics)?, item.span));
+        items.iter().filter_map(&mut one).collect()
     }
 
-    fn refuse_list<T>(&mut self, node: &Node) -> Vec<T> {
-        self.diagnostics.push(wrong_kind(node, "a list").help("write it as a list: `[…]`"));
-        Vec::new()
+    /// The members of a list field; a single value is reported, never taken for a list of one.
+    fn items(&mut self, name: &'static str) -> &'n [Node] {
+        let Some(node) = self.node(name) else { return &[] };
+        let Kind::List(items) = &node.kind else {
+            self.diagnostics.push(wrong_kind(node, "a list").help("write it as a list: `[…]`"));
+            return &[];
+        };
+        items
     }
 
     /// A map from strings to strings; absent means empty, the last of duplicate keys wins.

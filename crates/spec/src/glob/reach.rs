@@ -97,7 +97,7 @@ impl<'p> Reach<'p> {
                     Op::Jump(next) => (*next, None),
                     Op::Unless(_) => (pc + 1, None),
                     Op::Save(slot) => {
-                        let old = std::mem::replace(&mut slots[*slot], Some(self.offset(position)));
+                        let old = slots[*slot].replace(self.offset(position));
                         waiting.push(Step::Restore(*slot, old));
                         (pc + 1, None)
                     }

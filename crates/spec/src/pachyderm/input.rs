@@ -355,9 +355,10 @@ fn combination(name: &str, members: Vec<Input>) -> InputKind {
     }
 }
 
-/// A field that validation wants; empty, at the place of the object, when absent.
+/// A field that validation wants; empty when absent (at the start of the object) or unreadable.
 fn required(fields: &mut Object<'_, '_>, name: &'static str) -> Spanned<String> {
-    let place = Span::new(fields.span.start, fields.span.start + 1);
+    let start = Span::new(fields.span.start, fields.span.start + 1);
+    let place = fields.node(name).map_or(start, |node| node.span);
     fields.spanned(name, string).unwrap_or_else(|| Spanned::new(String::new(), place))
 }
 

@@ -42,8 +42,9 @@ pub struct Documents {
 
 /// Reads all documents of a text.
 ///
-/// A text whose first non-blank character is `{` is JSON, with any number of values one after the
-/// other; any other text is YAML in the given dialect, its documents separated by `---`.
+/// A text is YAML in the given dialect, its documents separated by `---`. As in Pachyderm's client, a
+/// text for [`Dialect::GoYaml`] whose first non-blank character is `{` is JSON, with any number of
+/// values one after the other.
 pub fn read_documents(source: &SourceText, dialect: Dialect, budget: Budget) -> Documents {
     let mut out = Documents::default();
     if let Some(refusal) = refuse(source.text(), budget) {
@@ -53,7 +54,7 @@ pub fn read_documents(source: &SourceText, dialect: Dialect, budget: Budget) -> 
     let text = source.text();
     let blank = |c: char| c.is_ascii_whitespace() || c == '\u{feff}';
     let mut meter = Meter { budget, nodes: 0 };
-    if text.trim_start_matches(blank).starts_with('{') {
+    if dialect == Dialect::GoYaml && text.trim_start_matches(blank).starts_with('{') {
         json::read(text, &mut meter, &mut out);
     } else {
         yaml::read(text, dialect, &mut meter, &mut out);

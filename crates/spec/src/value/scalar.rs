@@ -60,6 +60,9 @@ fn go_number(text: &str) -> Option<Kind> {
     if let Some(time) = go_time(text) {
         return Some(Kind::String(time));
     }
+    if text.starts_with('.') {
+        return float(text);
+    }
     let plain = text.replace('_', "");
     let (sign, digits) = split_sign(&plain);
     let integer = match prefix(digits) {
@@ -82,7 +85,9 @@ fn core_number(text: &str) -> Option<Kind> {
 }
 
 fn py_number(text: &str) -> Option<Kind> {
-    py_int(text).map(Kind::Int).or_else(|| py_float(text))
+    let huge = || text.bytes().all(|byte| byte.is_ascii_digit()) && text.len() > 30;
+    let integer = py_int(text).map(Kind::Int);
+    integer.or_else(|| py_float(text)).or_else(|| if huge() { float(text) } else { None })
 }
 
 fn py_int(text: &str) -> Option<i128> {
@@ -103,10 +108,7 @@ fn py_int(text: &str) -> Option<i128> {
     if let Some(digits) = plain.strip_prefix('0') {
         return radix_int(sign, digits, 8);
     }
-    if !plain.contains(':') {
-        return radix_int(sign, &plain, 10);
-    }
-    let total = sexagesimal(&plain)?;
+    let total = if plain.contains(':') { sexagesimal(&plain)? } else { radix_int("", &plain, 10)? };
     Some(if sign == "-" { -total } else { total })
 }
 
@@ -133,7 +135,8 @@ fn py_float(text: &str) -> Option<Kind> {
     };
     let (whole, fraction) = mantissa.split_once('.')?;
     let signed = exponent.is_none_or(|text| text.starts_with(['+', '-']));
-    if whole.is_empty() && (!sign.is_empty() || fraction.is_empty()) || !signed {
+    let bare_point = whole.is_empty() && !digits[1..].starts_with(|c: char| c.is_ascii_digit());
+    if whole.is_empty() && !sign.is_empty() || bare_point || !signed {
         return None;
     }
     if !whole.contains(':') {
@@ -161,7 +164,7 @@ fn float(text: &str) -> Option<Kind> {
     if !has_digits || !all_digits(whole) || !all_digits(fraction) || !good_exponent {
         return None;
     }
-    text.parse().ok().map(Kind::Float)
+    text.parse().ok().filter(|value: &f64| value.is_finite()).map(Kind::Float)
 }
 
 fn split_sign(text: &str) -> (&str, &str) {
@@ -243,6 +246,8 @@ mod tests {
                 ("089", Kind::Float(89.0)),
                 ("1e3", Kind::Float(1000.0)),
                 (".5", Kind::Float(0.5)),
+                ("._5", text("._5")),
+                ("1e400", text("1e400")),
                 ("1:30", text("1:30")),
                 ("1.2.3", text("1.2.3")),
                 ("-", text("-")),
@@ -278,6 +283,8 @@ mod tests {
                 ("1.", Kind::Float(1.0)),
                 (".5", Kind::Float(0.5)),
                 ("-.5", text("-.5")),
+                ("._5", text("._5")),
+                (".", text(".")),
                 ("2021-01-02", text("2021-01-02")),
             ],
         );

@@ -178,7 +178,7 @@ impl<'t> Reader<'t, '_> {
 
     fn scalar(&self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Read<Kind> {
         let resolved = resolve(text, self.dialect);
-        let Some(tag) = tag else {
+        let Some(tag) = tag.filter(|tag| tag.to_string() != "!") else {
             return Ok(if style == ScalarStyle::Plain { resolved } else { Kind::String(text.to_owned()) });
         };
         let fits = match (tag.core_suffix(), &resolved) {
@@ -197,11 +197,11 @@ impl<'t> Reader<'t, '_> {
 
     /// PyYAML refuses tags it has no constructor for; Go and the core schema pass over them.
     fn check_tag(&self, tag: Option<&Tag>, expected: &str, span: Span) -> Read<()> {
-        let Some(tag) = tag else { return Ok(()) };
+        let Some(tag) = tag.filter(|tag| tag.to_string() != "!") else { return Ok(()) };
         match tag.core_suffix() {
             Some(suffix) if suffix == expected => Ok(()),
             Some(_) => Err(unfit(tag, span)),
-            None if self.dialect == Dialect::PyYaml11 && tag.to_string() != "!" => Err(unfit(tag, span)),
+            None if self.dialect == Dialect::PyYaml11 => Err(unfit(tag, span)),
             None => Ok(()),
         }
     }

@@ -159,7 +159,7 @@ impl Check<'_, '_> {
 
     /// Reports a required text that is absent or empty.
     fn present(&mut self, field: &str, text: &Spanned<String>) -> bool {
-        if text.is_empty() {
+        if text.is_empty() && !self.is_reported(text.span) {
             self.error("missing-field", text.span, format!("the input must specify a {field}"));
         }
         !text.is_empty()

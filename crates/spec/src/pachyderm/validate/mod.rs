@@ -5,7 +5,7 @@ mod transform;
 
 use super::pipeline::unknown_word;
 use super::{Builder, Pipeline, Resources, Service};
-use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity};
 use crate::duration::GoDuration;
 use crate::glob::Compat;
 use crate::quantity::Quantity;
@@ -47,8 +47,25 @@ impl Check<'_, '_> {
         self.diagnostics.push(Diagnostic::error(code, span, message));
     }
 
+    /// Whether something inside this span could not be read, so that its absence is no news.
+    fn is_reported(&self, span: Span) -> bool {
+        let inside = |place: Span| span.start <= place.start && place.end <= span.end;
+        let unread =
+            |problem: &Diagnostic| problem.severity == Severity::Error && problem.code != "missing-field";
+        let mut problems = self.diagnostics.iter().filter(|problem| unread(problem));
+        problems.any(|problem| problem.span.is_some_and(inside))
+    }
+
+    /// Whether the author wrote this field of the pipeline, readable or not.
+    fn is_written(&self, field: &str) -> bool {
+        self.pipeline.original.value.get(field).is_some_and(|value| !value.is_null())
+    }
+
     fn name(&mut self) {
         let name = &self.pipeline.name;
+        if name.is_empty() && self.is_reported(name.span) {
+            return;
+        }
         if name.is_empty() {
             let problem = Diagnostic::error("missing-field", name.span, "the pipeline has no name");
             self.diagnostics.push(problem.help("add \"pipeline\": {\"name\": \"…\"}"));
@@ -149,7 +166,7 @@ impl Check<'_, '_> {
             if let Some(stats) = pipeline.enable_stats.as_ref().filter(|stats| stats.value) {
                 self.error("contradiction", stats.span, "a spout has no statistics");
             }
-        } else if pipeline.input.is_none() && pipeline.build().is_none() {
+        } else if pipeline.build().is_none() && !self.is_written("input") {
             let message = "the pipeline has no input, so it never runs";
             let problem = Diagnostic::warning("no-input", pipeline.name.span, message);
             self.diagnostics.push(problem.help("add an `input`"));
@@ -241,8 +258,11 @@ impl Check<'_, '_> {
         if let Some(spout) = &self.pipeline.spout {
             self.error("contradiction", spout.span, "a build pipeline cannot be a spout");
         }
-        if self.pipeline.input.is_none() && self.pipeline.spout.is_none() {
+        if !self.is_written("input") && self.pipeline.spout.is_none() {
             self.error("missing-field", build.span, "a build pipeline must have an input");
+        }
+        if self.is_reported(build.span) {
+            return;
         }
         let builders = self.pipeline.builders();
         if self.compat == Compat::Strict {

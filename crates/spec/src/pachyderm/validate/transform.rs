@@ -9,6 +9,9 @@ use crate::source::{Span, Spanned};
 impl Check<'_, '_> {
     pub(super) fn transform(&mut self) {
         let Some(transform) = &self.pipeline.transform else {
+            if self.is_written("transform") {
+                return;
+            }
             let span = self.pipeline.name.span;
             let problem = Diagnostic::error("missing-field", span, "the pipeline must specify a transform");
             self.diagnostics.push(problem.help("add \"transform\": {\"image\": …, \"cmd\": […]}"));
@@ -29,7 +32,7 @@ impl Check<'_, '_> {
 
     /// Warnings about what runs; a build pipeline brings its own program and image.
     fn program(&mut self, transform: &Spanned<Transform>) {
-        if transform.cmd.is_empty() {
+        if transform.cmd.is_empty() && !self.is_reported(transform.span) {
             let message = "there is no `cmd`, so every datum fails";
             let problem = Diagnostic::warning("no-cmd", head(transform.span), message);
             self.diagnostics.push(problem.help("the image's own entry point is not used; name the program"));
