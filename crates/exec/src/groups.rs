@@ -16,7 +16,7 @@ use crate::refusal::{Doing, Refusal};
 
 const PREFIX: &str = "quern-";
 /// The launcher and the first process of a sandbox, which share a step's group.
-const OWN_PROCESSES: u64 = 2;
+pub(crate) const OWN_PROCESSES: u64 = 2;
 /// Of a step's memory limit, what launcher and namespaces may use beside it.
 const OWN_MEMORY: u64 = 4 << 20;
 const CPU_PERIOD_MICROS: u64 = 100_000;

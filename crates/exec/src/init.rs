@@ -20,7 +20,7 @@ use rustix::thread::{
 };
 
 use crate::filter::Filter;
-use crate::groups::Covered;
+use crate::groups::{Covered, OWN_PROCESSES};
 use crate::mounts::{self, Source};
 use crate::network::{QuietNetwork, start_loopback};
 use crate::order::{Cost, Limits, Order};
@@ -102,6 +102,14 @@ impl Sandbox<'_> {
         let host_files = if self.order.host_network { mounts::open_name_service()? } else { Vec::new() };
         self.enter_root()?;
         let user = User::find(self.order.user.as_deref())?;
+        if self.in_user_namespace && (user.uid, user.gid) != (0, 0) {
+            let reason = "an ordinary user can run steps only as root of the sandbox, which is that user outside; \
+                          leave the step's user out, or run quern as root";
+            return Err(Refusal::User {
+                user: self.order.user.clone().unwrap_or_default(),
+                reason: reason.into(),
+            });
+        }
         self.mount_all(sources, host_files, &user)?;
         rustix::system::sethostname(HOST_NAME).doing("naming the sandbox")?;
         umask(rustix::fs::Mode::from_raw_mode(0o022));
@@ -166,7 +174,7 @@ impl Sandbox<'_> {
         set(Resource::Core, 0, "forbidding core dumps")?;
         set(Resource::Nofile, OPEN_FILES, "limiting open files")?;
         if !self.covered.pids {
-            set(Resource::Nproc, limits.pids.saturating_add(1), "limiting processes")?;
+            set(Resource::Nproc, limits.pids.saturating_add(OWN_PROCESSES), "limiting processes")?;
         }
         match limits.memory {
             Some(memory) if !self.covered.memory => set(Resource::Data, memory, "limiting memory")?,
@@ -243,15 +251,10 @@ impl Sandbox<'_> {
                 doing: format!("entering the working directory {}", self.order.cwd),
                 errno: errno.raw_os_error(),
             },
-            Failure::User(errno) => {
-                let user = self.order.user.clone().unwrap_or_default();
-                let reason = if self.in_user_namespace {
-                    "an ordinary user can run steps as root of the sandbox only; run quern as root, or leave the user out".into()
-                } else {
-                    std::io::Error::from(errno).to_string()
-                };
-                Refusal::User { user, reason }
-            }
+            Failure::User(errno) => Refusal::User {
+                user: self.order.user.clone().unwrap_or_default(),
+                reason: std::io::Error::from(errno).to_string(),
+            },
         }
     }
 }

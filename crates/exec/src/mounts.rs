@@ -102,7 +102,11 @@ pub(crate) fn mount_one(placed: &Placed, source: Source, payload: &[u8], user: &
     match (&placed.what, source) {
         (What::Bind { write, .. }, Some(tree)) => {
             attach(&tree, target)?;
-            if *write && user.uid != 0 { give(target, user) } else { Ok(()) }
+            if *write && user.uid != 0 {
+                chown(target, Some(user.uid), Some(user.gid))
+                    .doing(format_args!("giving {target} to the step's user"))?;
+            }
+            Ok(())
         }
         (What::Bind { .. }, None) => unreachable!("sources are opened for all binds"),
         (What::Files(files), _) => {
@@ -132,13 +136,6 @@ fn make_place(target: &str, file: bool) -> Result<(), Refusal> {
         fs::create_dir_all(target)
     };
     made.doing(format_args!("making room for {target}"))
-}
-
-fn give(target: &str, user: &User) -> Result<(), Refusal> {
-    chown(target, Some(user.uid), Some(user.gid)).map_err(|error| Refusal::User {
-        user: user.uid.to_string(),
-        reason: format!("{target} cannot be given to it: {error}; run quern as root, or leave the user out"),
-    })
 }
 
 fn write_file(target: &str, file: &File, payload: &[u8]) -> std::io::Result<()> {

@@ -1,27 +1,26 @@
 //! The suite as an ordinary user, who makes sandboxes in user namespaces.
 
-mod suite;
-
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::Command;
 
-use suite::lab::{Lab, as_root, launcher};
+use crate::lab::{Lab, as_root, launcher};
+use crate::{ends, escapes, limits, sees};
 
-/// Here all checks are one test, because one program must become another user.
-const EACH: bool = false;
 /// The user `nobody`.
 const ORDINARY: u32 = 65534;
 
 #[test]
 fn the_suite_as_an_ordinary_user() {
     if as_root() {
-        as_nobody("the_suite_as_an_ordinary_user", &[]);
+        as_nobody("ordinary_user::the_suite_as_an_ordinary_user", &[]);
         return;
     }
-    let failed: Vec<&str> = suite::all()
+    let failed: Vec<&str> = [ends::ALL, escapes::ALL, limits::ALL, sees::ALL]
+        .into_iter()
+        .flatten()
         .filter(|(name, check)| {
             println!("{name}");
             catch_unwind(|| check(&Lab::new(1))).is_err()

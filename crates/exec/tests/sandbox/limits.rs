@@ -6,7 +6,7 @@ use quern_core::event::Stream;
 use quern_core::port::Exit;
 use quern_core::step::{Mount, Resources};
 
-use super::lab::{Lab, as_root};
+use crate::lab::{Lab, as_root};
 
 checks! {
     processes,

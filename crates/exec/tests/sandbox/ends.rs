@@ -9,7 +9,7 @@ use quern_core::event::Stream;
 use quern_core::port::{Cancel, Exit};
 use quern_core::step::Attempt;
 
-use super::lab::{BUSYBOX, HOST, Lab, input, step};
+use crate::lab::{BUSYBOX, HOST, Lab, input, step};
 
 checks! {
     exit_codes_and_signals,
@@ -109,6 +109,11 @@ fn a_flood_of_log_is_clipped(lab: &Lab) {
     assert!(ran.lines.last().unwrap().1.starts_with("quern: the step said more than 2 MiB"));
 }
 
+/// A number of seconds to sleep that no other test process uses.
+pub fn long(tag: u32) -> String {
+    format!("{tag}.{}", std::process::id())
+}
+
 /// Whether a process with this word in its command line runs on this machine.
 pub fn runs(word: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -119,17 +124,20 @@ pub fn runs(word: &str) -> bool {
 
 fn what_a_step_leaves_behind_ends_with_it(lab: &Lab) {
     // They hold the pipes open and one has left the session; the step ends with its main process all the same.
-    let ran = lab.run(lab.sh("sleep 86399 & (setsid sleep 86399 &) ; echo done")).unwrap();
+    let long = long(86399);
+    let ran = lab.run(lab.sh(&format!("sleep {long} & (setsid sleep {long} &) ; echo done"))).unwrap();
     assert_eq!((ran.outcome.exit, ran.text().as_str()), (Exit::Code(0), "done"));
-    assert!(!runs("86399"));
+    assert!(!runs(&long));
 }
 
 fn timeouts_end_even_the_stubborn(lab: &Lab) {
-    let mut step = lab.sh("trap '' TERM INT HUP; sleep 86398 & echo begun; while :; do sleep 86398; done");
+    let long = long(86398);
+    let script = format!("trap '' TERM INT HUP; sleep {long} & echo begun; while :; do sleep {long}; done");
+    let mut step = lab.sh(&script);
     step.timeout = Some(Duration::from_millis(300));
     let ran = lab.run(step.clone()).unwrap();
     assert_eq!((ran.outcome.exit, ran.text().as_str()), (Exit::TimedOut, "begun"));
-    assert!(ran.outcome.outputs.is_empty() && !runs("86398"));
+    assert!(ran.outcome.outputs.is_empty() && !runs(&long));
     step.timeout = Some(Duration::ZERO);
     assert_eq!(lab.run(step).unwrap().outcome.exit, Exit::TimedOut);
     let mut quick = lab.sh("true");
@@ -139,7 +147,8 @@ fn timeouts_end_even_the_stubborn(lab: &Lab) {
 }
 
 fn cancelling(lab: &Lab) {
-    let attempt = Attempt::first(lab.sh("sleep 86397"));
+    let long = long(86397);
+    let attempt = Attempt::first(lab.sh(&format!("sleep {long}")));
     let set = Cancel::default();
     set.set();
     assert_eq!(lab.attempt(&attempt, &set).unwrap().outcome.exit, Exit::Cancelled);
@@ -148,7 +157,7 @@ fn cancelling(lab: &Lab) {
     std::thread::scope(|scope| {
         // The lab has one worker: one of the two runs and the other waits for it.
         let both = [0, 1].map(|_| scope.spawn(|| lab.attempt(&attempt, &cancel).unwrap().outcome.exit));
-        while !runs("86397") && !both.iter().any(std::thread::ScopedJoinHandle::is_finished) {
+        while !runs(&long) && !both.iter().any(std::thread::ScopedJoinHandle::is_finished) {
             std::thread::sleep(Duration::from_millis(5));
         }
         cancel.set();
@@ -156,7 +165,7 @@ fn cancelling(lab: &Lab) {
             assert_eq!(one.join().unwrap(), Exit::Cancelled);
         }
     });
-    assert!(!runs("86397"));
+    assert!(!runs(&long));
     assert_eq!(lab.said(lab.sh("echo next")), "next");
     assert_eq!(lab.room.scratch_left(), 0);
 }

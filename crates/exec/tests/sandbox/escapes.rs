@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use quern_core::event::Stream;
 use quern_core::port::Exit;
 
-use super::lab::{BUSYBOX, HOST, Lab, as_root, input, step};
+use crate::lab::{BUSYBOX, HOST, Lab, as_root, input, step};
 
 checks! {
     nothing_but_outputs_can_be_written,

@@ -49,10 +49,27 @@ impl Lab {
     pub fn new(workers: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let room = Arc::new(Room::new(dir.path()));
-        let options =
-            LocalOptions { workspace: room.clone(), images: room.clone(), launcher: launcher(), workers };
+        // A name of its own, so that its processes can be told from those of other labs.
+        let own = dir.path().join("launcher");
+        symlink(launcher(), &own).unwrap();
+        let options = LocalOptions { workspace: room.clone(), images: room.clone(), launcher: own, workers };
         let executor = LocalExecutor::new(options).unwrap();
         Self { dir, room, executor }
+    }
+
+    /// The launchers that run for this lab.
+    pub fn launchers(&self) -> Vec<i32> {
+        let program = self.dir.path().join("launcher");
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+        pids.filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent =
+                stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<u32>().ok());
+            line.starts_with(program.to_str().unwrap().as_bytes()) && parent == Some(std::process::id())
+        })
+        .collect()
     }
 
     /// A step that runs a shell script in the busybox image.

@@ -1,0 +1,25 @@
+//! What every executor owes its callers, as checks over a [`lab::Lab`]: each is a test of its own as whoever runs
+//! the tests, and all run once more as an ordinary user.
+
+/// Names checks and makes a test of each.
+macro_rules! checks {
+    ($($name:ident),* $(,)?) => {
+        /// The checks of this file.
+        pub const ALL: &[(&str, fn(&$crate::lab::Lab))] = &[$((stringify!($name), $name)),*];
+
+        mod each {
+            $(#[test]
+            fn $name() {
+                super::$name(&$crate::lab::Lab::new(1));
+            })*
+        }
+    };
+}
+
+mod deaths;
+mod ends;
+mod escapes;
+mod lab;
+mod limits;
+mod ordinary_user;
+mod sees;
