@@ -277,6 +277,7 @@ impl Layer<'_> {
         };
         let Some(hidden) = name.strip_prefix(b".wh.") else {
             let parent = self.unpacker.root.directory(&parent, &path, &mut self.made)?;
+            self.made.touch(&parent.path, &parent.fd).map_err(UnpackError::io("look at", &parent.path))?;
             let place = parent.child(name).map_err(|problem| bad_path(&member.path, problem))?;
             return self.place(&place, member, archive);
         };
@@ -304,7 +305,7 @@ impl Layer<'_> {
             _ => MadeKind::Other,
         };
         match (self.made.get(&place.path), kind) {
-            (Some(MadeKind::Directory), MadeKind::Directory) => {}
+            (Some(MadeKind::Directory | MadeKind::ImpliedDirectory), MadeKind::Directory) => {}
             (Some(_), _) => return Err(UnpackError::Duplicate(place.path.clone())),
             (None, MadeKind::Directory) => self.unpacker.root.make_room(place, true)?,
             (None, _) if self.made.any_below(&place.path) => {
@@ -417,17 +418,25 @@ impl Layer<'_> {
             return Ok(());
         };
         if opaque {
-            return self.unpacker.root.keep_only(&directory, &self.made);
+            return self.unpacker.root.keep_only(&directory, &mut self.made);
         }
         let place = directory.child(hidden).map_err(|problem| bad_path(path.as_bytes(), problem))?;
-        self.unpacker.root.clear(&place, &self.made)
+        self.made.touch(&directory.path, &directory.fd).map_err(UnpackError::io("look at", path))?;
+        self.unpacker.root.clear(&place, &mut self.made)
     }
 
     fn finish_directories(&mut self) -> Result<(), UnpackError> {
+        for (path, time) in self.made.unnamed().filter(|(path, _)| !self.directories.contains_key(*path)) {
+            // A whiteout or another kind of member may have taken its place.
+            if let Some(directory) = self.unpacker.root.existing_at(path)? {
+                file::set_time(&directory, time).map_err(UnpackError::io("set the time of", path))?;
+            }
+        }
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let Unpacker { root, options, report } = &mut *self.unpacker;
-            let directory = root.reopen(&path)?;
-            attributes.set_on_open(&directory, &path, options, report)?;
+            if let Some(directory) = root.existing_at(&path)? {
+                attributes.set_on_open(&directory, &path, options, report)?;
+            }
         }
         Ok(())
     }

@@ -112,6 +112,7 @@ fn first_line(path: &Path, argument: &str) -> Option<String> {
     };
     let mut text = Vec::new();
     child.stdout.take()?.take(4096).read_to_end(&mut text).ok()?;
-    let line = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().trim().to_owned();
-    (status.success() && !line.is_empty()).then_some(line)
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    status.success().then(|| line.to_owned())
 }

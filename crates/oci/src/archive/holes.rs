@@ -87,7 +87,7 @@ impl<R: Read> Archive<R> {
         }
     }
 
-    fn checked(&self, size: u64, segments: Vec<Segment>) -> Result<MemberKind, ArchiveError> {
+    fn checked(&self, size: u64, mut segments: Vec<Segment>) -> Result<MemberKind, ArchiveError> {
         let mut end = 0;
         let mut data = 0u64;
         for segment in &segments {
@@ -106,6 +106,8 @@ impl<R: Read> Archive<R> {
                 limit: self.limits.layer,
             });
         }
+        // An empty run at the end says how long the file is, which the size does, too.
+        segments.retain(|segment| segment.length > 0);
         Ok(MemberKind::File { size, segments })
     }
 }

@@ -141,6 +141,11 @@ impl Attributes {
     }
 }
 
+/// Sets the time of an open file or directory.
+pub(super) fn set_time(file: &File, time: Timespec) -> Result<(), Errno> {
+    rustix::fs::futimens(file, &Timestamps { last_access: time, last_modification: time })
+}
+
 /// Attributes that mean something to the programs in an image. Those of overlayfs would change how the directory is read
 /// once it is a lower layer, and labels of security modules belong to the machine.
 fn is_kept(name: &[u8]) -> bool {

@@ -1,6 +1,10 @@
 //! What the current layer has made so far.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use rustix::fs::{Timespec, fstat};
+use rustix::io::Errno;
 
 use crate::path::LayerPath;
 
@@ -8,22 +12,49 @@ use crate::path::LayerPath;
 ///
 /// Whiteouts and new members concern only what lies in the layers below; this tells the two apart.
 #[derive(Default)]
-pub(super) struct Made(BTreeMap<LayerPath, MadeKind>);
+pub(super) struct Made {
+    kinds: BTreeMap<LayerPath, MadeKind>,
+    /// Directories of lower layers that this one writes into, with their times before.
+    touched: BTreeMap<LayerPath, Timespec>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MadeKind {
     Directory,
+    /// One that the layer needs and does not name.
+    ImpliedDirectory,
     Link,
     Other,
 }
 
 impl Made {
     pub(super) fn get(&self, path: &LayerPath) -> Option<MadeKind> {
-        self.0.get(path).copied()
+        self.kinds.get(path).copied()
     }
 
     pub(super) fn insert(&mut self, path: LayerPath, kind: MadeKind) {
-        self.0.insert(path, kind);
+        self.kinds.insert(path, kind);
+    }
+
+    /// Remembers the time of a directory that is going to be written into, unless the layer has made it.
+    pub(super) fn touch(&mut self, path: &LayerPath, directory: impl AsFd) -> Result<(), Errno> {
+        if !self.kinds.contains_key(path) && !self.touched.contains_key(path) {
+            let stat = fstat(directory)?;
+            let time = Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() };
+            self.touched.insert(path.clone(), time);
+        }
+        Ok(())
+    }
+
+    /// The directories whose time writing has changed although the layer does not name them, and the time each should
+    /// have: the one before, or none at all if the layer needed the directory and did not say when it was made.
+    pub(super) fn unnamed(&self) -> impl Iterator<Item = (&LayerPath, Timespec)> {
+        let implied = self.kinds.iter().filter(|(_, kind)| **kind == MadeKind::ImpliedDirectory);
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.touched
+            .iter()
+            .map(|(path, time)| (path, *time))
+            .chain(implied.map(move |(path, _)| (path, never)))
     }
 
     /// Whether anything was made below a path, whoever made the directory itself.
@@ -31,7 +62,7 @@ impl Made {
         let start = [path.as_bytes(), b"/"].concat();
         let after = (std::ops::Bound::Excluded(path), std::ops::Bound::Unbounded);
         // `a.b` sorts between `a` and `a/b`, so the first key after `a` need not be below it.
-        self.0
+        self.kinds
             .range::<LayerPath, _>(after)
             .map(|(path, _)| path.as_bytes())
             .find(|path| *path >= start.as_slice())

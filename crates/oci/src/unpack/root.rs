@@ -168,8 +168,9 @@ impl Root {
                 None => match &mut missing {
                     Missing::Stop => return Err(Walk::Missing),
                     Missing::Make(made) => {
+                        made.touch(&current.path, &current.fd)?;
                         rustix::fs::mkdirat(place.parent(), place.name(), Mode::from_raw_mode(0o755))?;
-                        made.insert(place.path.clone(), MadeKind::Directory);
+                        made.insert(place.path.clone(), MadeKind::ImpliedDirectory);
                         current = self.at(place.path)?;
                     }
                 },
@@ -197,9 +198,13 @@ impl Root {
         }
     }
 
-    /// Opens a directory that the current layer has made.
-    pub(super) fn reopen(&self, path: &LayerPath) -> Result<File, UnpackError> {
-        self.open_canonical(path).map(File::from).map_err(UnpackError::io("open", path))
+    /// The directory at a canonical path, none if there is no directory any more.
+    pub(super) fn existing_at(&self, path: &LayerPath) -> Result<Option<File>, UnpackError> {
+        match self.open_canonical(path) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) => Err(UnpackError::io("open", path)(errno)),
+        }
     }
 
     /// Removes what stands at a place, unless it is a directory and may stay one.
@@ -226,11 +231,11 @@ impl Root {
     }
 
     /// Removes what stands at a place except what the current layer has made.
-    pub(super) fn clear(&mut self, place: &Place, made: &Made) -> Result<(), UnpackError> {
+    pub(super) fn clear(&mut self, place: &Place, made: &mut Made) -> Result<(), UnpackError> {
         match made.get(&place.path) {
             Some(MadeKind::Link | MadeKind::Other) => Ok(()),
             None if !made.any_below(&place.path) => self.remove(place),
-            None | Some(MadeKind::Directory) => {
+            None | Some(MadeKind::Directory | MadeKind::ImpliedDirectory) => {
                 let fd = self.open_canonical(&place.path).map_err(UnpackError::io("open", &place.path))?;
                 self.keep_only(&Directory { path: place.path.clone(), fd: Rc::new(fd) }, made)
             }
@@ -238,7 +243,8 @@ impl Root {
     }
 
     /// Removes what is below a directory except what the current layer has made.
-    pub(super) fn keep_only(&mut self, directory: &Directory, made: &Made) -> Result<(), UnpackError> {
+    pub(super) fn keep_only(&mut self, directory: &Directory, made: &mut Made) -> Result<(), UnpackError> {
+        made.touch(&directory.path, &directory.fd).map_err(UnpackError::io("look at", &directory.path))?;
         for name in names(&directory.fd).map_err(UnpackError::io("read", &directory.path))? {
             let place = directory.child(&name).map_err(|problem| super::bad_path(&name, problem))?;
             self.clear(&place, made)?;

@@ -164,6 +164,18 @@ fn modes_times_and_kinds() {
     assert_eq!((report.members, report.bytes), (5, 1));
 }
 
+/// Unpacking an image twice gives the same times, too.
+#[test]
+fn directories_that_a_layer_does_not_name_keep_their_times() {
+    let space = space();
+    space
+        .unpack(&[layer(&["d/", "d/e/", "d/e/x=1"]), layer(&["d/e/y=2", "n/m/z=2"]), layer(&["d/e/.wh.x"])])
+        .unwrap();
+    let time = |name: &str| space.root.join(name).metadata().unwrap().mtime();
+    assert_eq!((time("d"), time("d/e")), (1_000_000_000, 1_000_000_000));
+    assert_eq!((time("n"), time("n/m")), (0, 0));
+}
+
 #[test]
 fn owners_bits_and_attributes_as_root() {
     if !rustix::process::geteuid().is_root() {
