@@ -13,6 +13,8 @@ use quern_core::port::{Blobs, Meta, Table, read};
 use quern_store::{OpenOptions, Store};
 
 type Outcome = Result<(), Box<dyn Error>>;
+/// What a short process does, with its name.
+type Errand<'a> = (&'a str, &'a dyn Fn(&Store) -> Outcome);
 
 const TABLE: Table = Table("figures");
 
@@ -41,6 +43,13 @@ fn blobs(store: &Store, count: usize) -> Outcome {
     })?;
     timed("put again (known or indexed)", count, || {
         (0..count).try_for_each(|i| blobs.put(&content(i)).map(drop))
+    })?;
+    let fresh = Store::open(store.layout().root(), &OpenOptions::default())?;
+    timed("get, places unknown", count, || {
+        digests.iter().try_for_each(|digest| fresh.blobs().get(digest).map(drop))
+    })?;
+    timed("contains, places unknown", count, || {
+        (0..count).try_for_each(|i| fresh.blobs().contains(&Digest::of(&i.to_le_bytes())).map(drop))
     })?;
     timed("get", count, || digests.iter().try_for_each(|digest| blobs.get(digest).map(drop)))?;
     timed("put 1 KiB on two threads", count, || -> Outcome {
@@ -93,22 +102,32 @@ fn records(store: &Store) -> Outcome {
 }
 
 fn opening(root: &Path) -> Outcome {
-    for part in ["open only", "open, one record", "open, one record, one blob"] {
+    let get = |store: &Store| read(&**store.meta(), |r| r.get(TABLE, "many/000001"));
+    let parts: [Errand<'_>; 5] = [
+        ("open and close", &|_| Ok(())),
+        ("the same with one record", &|store| Ok(get(store).map(drop)?)),
+        ("the same with one record, one blob", &|store| {
+            get(store)?;
+            Ok(store.blobs().get(&Digest::of(&content(1))).map(drop)?)
+        }),
+        ("the same with one commit", &|store| Ok(store.meta().write(&mut |w| w.put(TABLE, "one", "{}"))?)),
+        ("the same with a new blob, one commit", &|store| {
+            store.blobs().put(store.lease().id().as_bytes())?;
+            store.blobs().sync()?;
+            Ok(store.meta().write(&mut |w| w.put(TABLE, "one", "{}"))?)
+        }),
+    ];
+    for (what, part) in parts {
         let mut times = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..15 {
             let start = Instant::now();
             let store = Store::open(root, &OpenOptions::default())?;
-            if part != "open only" {
-                read(&**store.meta(), |r| r.get(TABLE, "many/000001"))?;
-            }
-            if part.ends_with("blob") {
-                store.blobs().get(&Digest::of(&content(1)))?;
-            }
+            part(&store)?;
             drop(store);
             times.push(start.elapsed());
         }
         times.sort();
-        println!("{part:40} {:>10.0?} median, {:.0?} to {:.0?}", times[4], times[0], times[8]);
+        println!("{what:40} {:>10.0?} median, {:.0?} to {:.0?}", times[7], times[0], times[14]);
     }
     let status = std::fs::read_to_string("/proc/self/status")?;
     println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("no VmHWM"));

@@ -123,6 +123,19 @@ impl DiskBlobs {
         Ok(content)
     }
 
+    /// A new file in `tmp/` with `start` and then everything from `reader`.
+    fn write_temp(&self, start: &[u8], reader: &mut dyn Read) -> Result<(PathBuf, ContentRef), PortError> {
+        let temp = self.layout.tmp().join(self.lease.name());
+        match loose::copy(start, reader, &temp) {
+            Ok(content) => Ok((temp, content)),
+            Err(error) => {
+                // The error at hand says more than one about a leftover, which is tidied anyway.
+                let _ = fs::remove_file(&temp);
+                Err(PortError::io("keeping a stream", error))
+            }
+        }
+    }
+
     /// The index, compared with the packs at the first use.
     fn index(&self) -> Result<&Index, PortError> {
         if self.prepared.get().is_none() {
@@ -143,21 +156,26 @@ impl DiskBlobs {
         }
         let found = self.index()?.find(digest)?;
         let place = match found.slot {
+            _ if found.doomed => None,
             Some(slot) => Some(Place::Packed(slot)),
-            None => self.loose_path(digest).map(|_| Place::Loose),
+            None => loose::lasting(&self.layout, digest)
+                .map_err(|error| PortError::io(format!("looking for content {digest}"), error))?
+                .then_some(Place::Loose),
         };
-        match place {
-            Some(place) if !found.doomed => {
-                self.known().insert(*digest, place);
-                Ok(true)
-            }
-            _ => Ok(false),
+        if let Some(place) = place {
+            self.known().insert(*digest, place);
         }
+        Ok(place.is_some())
     }
 
     fn locate(&self, digest: &Digest) -> Result<Option<Location>, PortError> {
-        if let Some(location) = self.incoming().locate(digest) {
-            return Ok(Some(location));
+        match self.incoming().locate(digest) {
+            // A sync that failed later has given the file its name already.
+            Some(Location::File(path)) if !path.exists() => {
+                return Ok(Some(Location::File(loose::path(&self.layout, digest))));
+            }
+            Some(location) => return Ok(Some(location)),
+            None => {}
         }
         let known = self.known().get(digest);
         let place = match known {
@@ -274,30 +292,22 @@ impl Blobs for DiskBlobs {
         if bytes.len() < self.loose_from {
             self.add_packed(&content.digest, bytes)?;
         } else {
-            let temp = self.layout.tmp().join(self.lease.name());
-            fs::write(&temp, bytes)
-                .map_err(|error| PortError::io(format!("writing {}", temp.display()), error))?;
+            let (temp, _) = self.write_temp(bytes, &mut io::empty())?;
             self.add_loose(&content.digest, temp)?;
         }
         Ok(content)
     }
 
     fn put_stream(&self, reader: &mut dyn Read) -> Result<ContentRef, PortError> {
-        let reading = |error| PortError::io("reading a blob", error);
         let mut start = Vec::new();
-        reader.take(self.loose_from as u64).read_to_end(&mut start).map_err(reading)?;
+        reader
+            .take(self.loose_from as u64)
+            .read_to_end(&mut start)
+            .map_err(|error| PortError::io("reading a stream to keep", error))?;
         if start.len() < self.loose_from {
             return self.put(&start);
         }
-        let temp = self.layout.tmp().join(self.lease.name());
-        let content = match loose::copy(&start, reader, &temp) {
-            Ok(content) => content,
-            Err(error) => {
-                // The error at hand says more than one about a leftover in `tmp/`, which is tidied anyway.
-                let _ = fs::remove_file(&temp);
-                return Err(reading(error));
-            }
-        };
+        let (temp, content) = self.write_temp(&start, reader)?;
         if self.has(&content.digest)? {
             fs::remove_file(&temp)
                 .map_err(|error| PortError::io(format!("removing {}", temp.display()), error))?;

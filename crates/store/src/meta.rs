@@ -10,7 +10,8 @@ mod rows;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use quern_core::port::{Meta, MetaRead, MetaWrite, PortError};
@@ -30,6 +31,8 @@ pub struct SqliteMeta {
     writer: Mutex<Writer>,
     /// Writers on their way to `writer`.
     waiting: AtomicUsize,
+    /// Whose closure is running: a write inside it would wait for itself.
+    running: Mutex<Option<ThreadId>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +56,7 @@ impl SqliteMeta {
             database: Database::new(layout.meta_db(), Durability::PowerCut),
             writer: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            running: Mutex::default(),
         }
     }
 
@@ -80,7 +84,10 @@ impl SqliteMeta {
         let failed = |error| Unfinished::Failed(self.database.failed("cannot be written", &error));
         execute(connection, "SAVEPOINT member").map_err(failed)?;
         let mut rows = Rows::new(&self.database, connection);
-        let result = match catch_unwind(AssertUnwindSafe(|| f(&mut rows))) {
+        *self.running() = Some(thread::current().id());
+        let result = catch_unwind(AssertUnwindSafe(|| f(&mut rows)));
+        *self.running() = None;
+        let result = match result {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Unfinished::Failed(error)),
             Err(panic) => Err(Unfinished::Panicked(panic)),
@@ -91,6 +98,10 @@ impl SqliteMeta {
         }
         execute(connection, "RELEASE member").map_err(failed)?;
         result
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<ThreadId>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Commits for all members, or tells all of them why not.
@@ -109,6 +120,15 @@ impl SqliteMeta {
             outcome.map_err(|error| self.database.failed("cannot be committed", &error).to_string());
         *group.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         group.settled.notify_all();
+    }
+}
+
+impl Drop for SqliteMeta {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(connection) = &writer.connection {
+            self.database.finish(connection);
+        }
     }
 }
 
@@ -148,6 +168,11 @@ impl Meta for SqliteMeta {
     }
 
     fn write(&self, f: WriteFn<'_>) -> Result<(), PortError> {
+        if *self.running() == Some(thread::current().id()) {
+            return Err(PortError::Other(
+                "a write inside a write; give the inner one the outer's handle".into(),
+            ));
+        }
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::SeqCst);

@@ -109,13 +109,19 @@ fn a_torn_tail_is_cut_off_and_written_over() {
 fn an_index_from_yesterday_is_brought_up_to_date() {
     let space = TempSpace::new();
     let mut digests = filled(&space);
-    fs::copy(space.path("state/db/index.sqlite"), space.path("yesterday")).unwrap();
+    for suffix in ["", "-wal"] {
+        let index = space.path(format!("state/db/index.sqlite{suffix}"));
+        fs::copy(index, space.path(format!("yesterday{suffix}"))).unwrap();
+    }
     let store = open(&space);
     digests.extend((20..30).map(|i| store.blobs().put(&noise(i, 1000)).unwrap().digest));
     store.blobs().sync().unwrap();
     drop(store);
     forget_index(&space);
-    fs::rename(space.path("yesterday"), space.path("state/db/index.sqlite")).unwrap();
+    for suffix in ["", "-wal"] {
+        let index = space.path(format!("state/db/index.sqlite{suffix}"));
+        fs::rename(space.path(format!("yesterday{suffix}")), index).unwrap();
+    }
     assert_eq!(readable(&open(&space), &digests), [true; 21]);
 }
 
@@ -144,6 +150,7 @@ fn a_check_up_finds_damage_and_mends_it() {
 fn a_file_that_is_no_database_is_an_error_with_advice_and_can_be_mended() {
     let space = TempSpace::new();
     let digests = filled(&space);
+    forget_index(&space);
     space.write("state/db/index.sqlite", "this is not a database, it is some text".repeat(100));
     let error = open(&space).blobs().get(&digests[0]).unwrap_err().to_string();
     assert!(error.contains("index.sqlite") && error.contains("quern doctor"), "{error}");

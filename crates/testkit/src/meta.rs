@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, RwLock};
+use std::thread::ThreadId;
 
 use quern_core::port::{Meta, MetaRead, MetaWrite, PortError, Scan, Table, read, write};
 
@@ -20,6 +21,8 @@ pub struct MemMeta(Arc<Shared>);
 struct Shared {
     committed: RwLock<Instant>,
     writer: Mutex<()>,
+    /// Whose closure is running: a write inside it would wait for itself.
+    running: Mutex<Option<ThreadId>>,
 }
 
 impl Meta for MemMeta {
@@ -29,12 +32,33 @@ impl Meta for MemMeta {
     }
 
     fn write(&self, f: &mut dyn FnMut(&mut dyn MetaWrite) -> Result<(), PortError>) -> Result<(), PortError> {
+        let here = std::thread::current().id();
+        if *self.0.running.lock().expect("no holder of this lock panics") == Some(here) {
+            return Err(PortError::Other("a write inside a write".into()));
+        }
         // A closure that panicked has changed nothing, so a poisoned lock is as good as any.
         let _serial = self.0.writer.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut instant = self.0.committed.read().expect("no holder of this lock panics").clone();
+        let _running = Running::start(&self.0.running, here);
         f(&mut instant)?;
         *self.0.committed.write().expect("no holder of this lock panics") = instant;
         Ok(())
+    }
+}
+
+/// Says whose closure is running, until it ends, also by a panic.
+struct Running<'a>(&'a Mutex<Option<ThreadId>>);
+
+impl<'a> Running<'a> {
+    fn start(slot: &'a Mutex<Option<ThreadId>>, thread: ThreadId) -> Self {
+        *slot.lock().expect("no holder of this lock panics") = Some(thread);
+        Self(slot)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        *self.0.lock().expect("no holder of this lock panics") = None;
     }
 }
 
@@ -108,6 +132,7 @@ pub fn meta_suite(fresh: &dyn Fn() -> Box<dyn Meta>) {
     a_read_sees_one_instant(&*fresh());
     a_panic_leaves_the_database_usable(&*fresh());
     bad_table_names_are_refused(&*fresh());
+    a_write_inside_a_write_is_refused(&*fresh());
     many_threads_lose_no_write(&*fresh());
 }
 
@@ -238,6 +263,16 @@ fn a_panic_leaves_the_database_usable(meta: &dyn Meta) {
     assert_eq!(get(meta, A, "k"), None);
     put(meta, A, "k", "whole");
     assert_eq!(get(meta, A, "k").as_deref(), Some("whole"));
+}
+
+fn a_write_inside_a_write_is_refused(meta: &dyn Meta) {
+    meta.write(&mut |w| {
+        w.put(A, "outer", "1")?;
+        assert!(meta.write(&mut |w| w.put(A, "inner", "1")).is_err(), "it would wait for itself");
+        Ok(())
+    })
+    .expect("is written");
+    assert_eq!((get(meta, A, "outer"), get(meta, A, "inner")), (Some("1".into()), None));
 }
 
 fn bad_table_names_are_refused(meta: &dyn Meta) {

@@ -44,6 +44,8 @@ impl DiskBlobs {
             if alive > 0 && !self.move_records(&old)? {
                 continue;
             }
+            // Or a power cut might bring back rows that point to it.
+            self.index()?.sync()?;
             fs::remove_file(pack::path(&dir, id)).map_err(failed)?;
             self.forget_pack(id)?;
             done.packs += 1;

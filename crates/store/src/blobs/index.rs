@@ -86,6 +86,11 @@ impl Index {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Makes sure that what was committed survives a power cut, before something is removed that it no longer needs.
+    pub(super) fn sync(&self) -> Result<(), PortError> {
+        self.database.sync()
+    }
+
     /// Reading, at one instant per statement.
     pub(super) fn read<T>(&self, f: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, PortError> {
         self.database.with_reader(|connection| f(connection).map_err(|error| self.failed(&error)))
@@ -128,6 +133,14 @@ impl Index {
     }
 }
 
+impl Drop for Index {
+    fn drop(&mut self) {
+        if let Some(connection) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            self.database.finish(connection);
+        }
+    }
+}
+
 /// Whole seconds since 1970, as the index keeps times.
 pub(super) fn seconds_of(time: SystemTime) -> i64 {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -139,7 +152,7 @@ pub(super) fn length_of(column: i64) -> u64 {
     u64::try_from(column).unwrap_or(0)
 }
 
-/// Enters records; a blob that was doomed is not any more.
+/// Enters records, in place of older ones of the same blobs; a blob that was doomed is not any more.
 pub(super) fn insert(
     transaction: &Transaction<'_>,
     records: &[(Digest, Slot)],
@@ -151,19 +164,6 @@ pub(super) fn insert(
         insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length, seconds_of(added)])?;
     }
     pardon(transaction, records.iter().map(|(digest, _)| digest))
-}
-
-/// Enters records of blobs that the index does not have.
-pub(super) fn insert_absent(
-    transaction: &Transaction<'_>,
-    records: &[(Digest, Slot)],
-    added: SystemTime,
-) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO blobs VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    for (digest, slot) in records {
-        insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length, seconds_of(added)])?;
-    }
-    Ok(())
 }
 
 /// Takes blobs off the list of the doomed.

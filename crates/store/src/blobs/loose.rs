@@ -2,13 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use quern_core::{ContentRef, Digest, DigestWriter};
 
-use crate::layout::Layout;
+use crate::layout::{Layout, sync_dir};
 
 const PIECE: usize = 256 * 1024;
+/// Far longer than it takes to sync a directory.
+const JUST_NOW: Duration = Duration::from_secs(60);
 
 /// `blobs/<first two digits>/<the other 62>`.
 pub(super) fn path(layout: &Layout, digest: &Digest) -> PathBuf {
@@ -18,6 +22,23 @@ pub(super) fn path(layout: &Layout, digest: &Digest) -> PathBuf {
     path.push(dir);
     path.push(name);
     path
+}
+
+/// Whether the blob has a file whose name survives a power cut. Who names files syncs their directory at once, so only
+/// for a name given just now that has to be made sure of.
+pub(super) fn lasting(layout: &Layout, digest: &Digest) -> io::Result<bool> {
+    let path = path(layout, digest);
+    let metadata = match fs::metadata(&path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let named = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(metadata.ctime()).unwrap_or(0));
+    if named.elapsed().is_ok_and(|age| age > JUST_NOW) {
+        return Ok(true);
+    }
+    let dir = path.parent().expect("a loose blob has a directory");
+    sync_dir(dir).and_then(|()| sync_dir(&layout.blobs())).map(|()| true)
 }
 
 /// All loose blobs with their files.

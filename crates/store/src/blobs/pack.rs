@@ -132,17 +132,21 @@ impl PackWriter {
         self.len() >= PACK_LIMIT
     }
 
-    /// Appends a blob. The file may get it later, at the latest by [`PackWriter::flush`].
+    /// Appends a blob. The file may get it later, at the latest by [`PackWriter::flush`]. After an error it is not there.
     pub(super) fn append(&mut self, digest: &Digest, bytes: &[u8]) -> io::Result<Slot> {
         let too_long = |_| io::Error::new(io::ErrorKind::FileTooLarge, "a pack has outgrown its limit");
         let offset = u32::try_from(self.len() + RECORD_HEADER).map_err(too_long)?;
         let length = u32::try_from(bytes.len()).map_err(too_long)?;
+        let before = self.buffer.len();
         self.buffer.extend_from_slice(RECORD);
         self.buffer.extend_from_slice(&length.to_le_bytes());
         self.buffer.extend_from_slice(digest.as_bytes());
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= BUFFER {
-            self.flush()?;
+        if self.buffer.len() >= BUFFER
+            && let Err(error) = self.flush()
+        {
+            self.buffer.truncate(before);
+            return Err(error);
         }
         Ok(Slot { pack: self.id, offset, length })
     }

@@ -162,7 +162,7 @@ impl DiskBlobs {
         writer.truncate(scanned.end).map_err(failed)?;
         writer.file().sync_data().map_err(failed)?;
         self.index.write(|transaction| {
-            index::insert_absent(transaction, &scanned.records, added)
+            index::insert(transaction, &scanned.records, added)
                 .and_then(|()| index::set_indexed(transaction, id, scanned.end))
                 .map_err(|error| self.index.failed(&error))
         })
