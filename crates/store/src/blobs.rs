@@ -78,6 +78,17 @@ impl DiskBlobs {
         }
     }
 
+    /// A number that is another one whenever blobs may have been removed since it was read.
+    ///
+    /// Read it after the store was opened: what is removed later waits for the lease of this process. So who kept
+    /// this number with a list of blobs, and finds the same number now, can rely on all of them.
+    ///
+    /// # Errors
+    /// If the index cannot be read.
+    pub fn epoch(&self) -> Result<u64, PortError> {
+        self.index()?.epoch()
+    }
+
     /// The file of a large blob: mode 0644, never written again, may be linked to. None for small or absent blobs.
     pub fn loose_path(&self, digest: &Digest) -> Option<PathBuf> {
         let path = loose::path(&self.layout, digest);

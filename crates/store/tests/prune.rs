@@ -150,6 +150,31 @@ fn what_a_living_process_may_rely_on_waits_for_its_end() {
 }
 
 #[test]
+fn an_epoch_ends_when_something_is_removed() {
+    let space = TempSpace::new();
+    let store = open(&space);
+    let first = store.blobs().epoch().unwrap();
+    let digests = fill(&store, 1);
+    store.blobs().sync().unwrap();
+    prune(&store, &PruneOptions { dry_run: true, ..PruneOptions::default() }, &[]);
+    assert_eq!((store.blobs().epoch().unwrap(), open(&space).blobs().epoch().unwrap()), (first, first));
+    let roots: Vec<_> = digests.iter().map(|digest| Root::Blob(*digest)).collect();
+    prune_all_but(&store, &roots);
+    assert_eq!(store.blobs().epoch().unwrap(), first, "nothing was removed");
+    prune_all_but(&store, &roots[1..]);
+    let second = store.blobs().epoch().unwrap();
+    prune_all_but(&store, &roots[2..]);
+    let third = store.blobs().epoch().unwrap();
+    drop(store);
+    for file in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
+        let _ = fs::remove_file(space.path("state/db").join(file));
+    }
+    let fourth = open(&space).blobs().epoch().unwrap();
+    let epochs = std::collections::BTreeSet::from([first, second, third, fourth]);
+    assert_eq!(epochs.len(), 4, "no epoch comes back");
+}
+
+#[test]
 fn unsynced_blobs_of_others_are_not_touched() {
     let space = TempSpace::new();
     let (store, writer) = (open(&space), open(&space));

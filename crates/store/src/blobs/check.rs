@@ -9,7 +9,7 @@ use quern_core::port::{Blobs as _, PortError};
 use rusqlite::params;
 
 use super::pack::Slot;
-use super::{DiskBlobs, loose};
+use super::{DiskBlobs, index, loose};
 
 /// So many rows of the index are read at once.
 const PAGE: i64 = 10_000;
@@ -54,6 +54,7 @@ impl DiskBlobs {
     ) -> Result<(), PortError> {
         self.known().clear();
         self.index()?.write(|transaction| {
+            index::turn(transaction).map_err(|error| self.index.failed(&error))?;
             for digest in damaged {
                 // Nobody puts it again while this transaction lasts, but somebody may have before.
                 if !matches!(self.get(digest), Err(PortError::Damaged(_))) {

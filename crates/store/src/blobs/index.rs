@@ -22,6 +22,8 @@ const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS doomed (digest BLOB PRIMARY KEY, sentence INTEGER NOT NULL,
                                        bytes INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS sentences (id INTEGER PRIMARY KEY, leases TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS epoch (value INTEGER NOT NULL);
+    INSERT INTO epoch SELECT abs(random() / 2) WHERE NOT EXISTS (SELECT 1 FROM epoch);
     PRAGMA user_version = 1;
     COMMIT;
 ";
@@ -116,6 +118,13 @@ impl Index {
         })
     }
 
+    /// Changes whenever blobs were doomed or dropped; random, so that an index made anew has another one.
+    pub(super) fn epoch(&self) -> Result<u64, PortError> {
+        self.read(|connection| {
+            connection.query_row("SELECT value FROM epoch", [], |row| row.get(0).map(length_of))
+        })
+    }
+
     /// How much of each pack is indexed.
     pub(super) fn packs(&self) -> Result<Vec<(PackId, u64)>, PortError> {
         self.read(|connection| {
@@ -164,6 +173,11 @@ pub(super) fn insert(
         insert.execute(params![digest.as_bytes(), slot.pack, slot.offset, slot.length, seconds_of(added)])?;
     }
     pardon(transaction, records.iter().map(|(digest, _)| digest))
+}
+
+/// Begins another epoch.
+pub(super) fn turn(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute("UPDATE epoch SET value = abs(random() / 2)", []).map(drop)
 }
 
 /// Takes blobs off the list of the doomed.

@@ -17,7 +17,7 @@ use quern_core::Digest;
 use quern_core::port::PortError;
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::index::length_of;
+use super::index::{self, length_of};
 use super::{DiskBlobs, RECORD_HEADER, loose};
 
 /// So many blobs are removed in one transaction, so that other processes get their turn.
@@ -72,6 +72,7 @@ impl DiskBlobs {
     /// Lists blobs as doomed. The sentence cannot be executed before [`DiskBlobs::wait_for`] says whom it waits for.
     pub(crate) fn condemn(&self, candidates: &[Candidate]) -> Result<Sentence, PortError> {
         self.sweep(|transaction| {
+            index::turn(transaction)?;
             transaction.execute("INSERT INTO sentences (leases) VALUES ('unknown')", [])?;
             let sentence = transaction.last_insert_rowid();
             let mut insert =
@@ -129,6 +130,8 @@ impl DiskBlobs {
         sentence: Sentence,
         live: &HashSet<Digest>,
     ) -> Result<(u64, u64), PortError> {
+        // Or a power cut might forget the sentence, but not that files were removed.
+        self.index()?.sync()?;
         let (mut count, mut bytes) = (0, 0);
         loop {
             let (doomed, removed) = self.index()?.write(|transaction| {
