@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use quern_core::port::{Blobs, PortError};
 use quern_core::{ContentRef, Entry, Tree, TreePath};
 
-use crate::tree::{TreesError, open, save};
+use crate::tree::{MOST_DEPTH, TreesError, below, open, save, too_deep};
 
 /// Links followed one after the other, as in Linux.
 const MOST_HOPS: u32 = 40;
@@ -79,7 +79,7 @@ pub fn resolve_links(
     output: &ContentRef,
     input: &dyn Fn(LinkTarget<'_>) -> Result<Option<Entry>, LinkError>,
 ) -> Result<ContentRef, LinkError> {
-    let mut resolver = Resolver { blobs, output, input, followed: 0, known: HashMap::new() };
+    let mut resolver = Resolver { blobs, output, input, followed: 0, nested: 0, known: HashMap::new() };
     resolver.directory(output, &TreePath::root(), 0)
 }
 
@@ -88,6 +88,8 @@ struct Resolver<'a> {
     output: &'a ContentRef,
     input: &'a dyn Fn(LinkTarget<'_>) -> Result<Option<Entry>, LinkError>,
     followed: u64,
+    /// Directories being looked at, each in the one before or where a link in it leads.
+    nested: usize,
     /// Paths of the output that a link led to: what they are without links, and how many links that took.
     known: HashMap<TreePath, (Entry, u64)>,
 }
@@ -107,23 +109,28 @@ impl Hop<'_> {
 
 impl Resolver<'_> {
     fn directory(&mut self, dir: &ContentRef, path: &TreePath, hops: u32) -> Result<ContentRef, LinkError> {
+        self.nested += 1;
+        if self.nested > MOST_DEPTH {
+            return Err(too_deep(path.as_str()).into());
+        }
         let mut entries = open(self.blobs, dir)?.into_entries();
         let mut changed = false;
         for (name, entry) in &mut entries {
             let resolved = match &*entry {
                 Entry::File { .. } => continue,
-                Entry::Dir(below) => {
-                    let path = path.child(name).map_err(TreesError::from)?;
-                    Entry::Dir(self.directory(below, &path, hops)?)
+                Entry::Dir(dir) => {
+                    let path = below(path, name)?;
+                    Entry::Dir(self.directory(dir, &path, hops)?)
                 }
                 Entry::Link(target) => {
-                    let link = path.child(name).map_err(TreesError::from)?;
+                    let link = below(path, name)?;
                     self.follow(&Hop { link: &link, target, hops: hops + 1 })?
                 }
             };
             changed |= resolved != *entry;
             *entry = resolved;
         }
+        self.nested -= 1;
         if !changed {
             return Ok(*dir);
         }

@@ -14,7 +14,7 @@ use quern_core::{ContentRef, Digest, Entry, Tree, TreePath};
 use serde::{Deserialize, Serialize};
 
 use crate::concat::concat;
-use crate::tree::{TreesError, find, kind, open, save};
+use crate::tree::{TreesError, below, find, kind, open, save};
 
 mod incremental;
 mod stored;
@@ -144,8 +144,8 @@ impl Merger<'_> {
                 let contribution = Contribution { key: self.outputs[datum].0, entry: Entry::Dir(tree) };
                 self.shared.paths.entry(path.clone()).or_default().push(contribution);
             }
-            let below = open(self.blobs, &tree)?.into_entries().into_iter();
-            entries.extend(below.map(|(name, entry)| (name, datum, entry)));
+            let children = open(self.blobs, &tree)?.into_entries().into_iter();
+            entries.extend(children.map(|(name, entry)| (name, datum, entry)));
         }
         // Stable: within a name the datums stay in order.
         entries.sort_by(|a, b| a.0.cmp(&b.0));
@@ -158,7 +158,7 @@ impl Merger<'_> {
             }
             let entry = match same.len() {
                 1 => same.remove(0).1,
-                _ => self.together(&path.child(&name).map_err(TreesError::from)?, same)?,
+                _ => self.together(&below(path, &name)?, same)?,
             };
             merged.push((name, entry));
         }

@@ -1,15 +1,18 @@
 //! Reading files: looking at them, listing, choosing by pattern, and their bytes.
 
+use std::collections::HashMap;
 use std::io::Read;
+use std::sync::PoisonError;
 
-use quern_core::{ContentRef, Entry, TreePath};
+use quern_core::port::Blobs;
+use quern_core::{ContentRef, Digest, Entry, TreePath};
 
 use crate::concat::Concat;
 use crate::files::{Catalog, FileError};
 use crate::names::Ref;
 use crate::pattern::{PathPattern, choose};
 use crate::record::{Commit, Origin};
-use crate::tree::{Difference, TreesError, diff, find, kind, open};
+use crate::tree::{Difference, MOST_DEPTH, TreesError, diff, find, kind, open, too_deep};
 use crate::view::VersionError;
 
 /// A file, link or directory of a commit.
@@ -122,22 +125,8 @@ impl Catalog<'_> {
     /// # Errors
     /// [`TreesError`] if a directory cannot be read.
     pub fn size_of(&self, dir: &ContentRef) -> Result<u64, TreesError> {
-        let known = |digest| {
-            self.sizes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(digest).copied()
-        };
-        if let Some(size) = known(&dir.digest) {
-            return Ok(size);
-        }
-        let mut size = 0;
-        for (_, entry) in open(self.blobs, dir)?.entries() {
-            size += match entry {
-                Entry::File { content, .. } => content.size,
-                Entry::Dir(below) => self.size_of(below)?,
-                Entry::Link(_) => 0,
-            };
-        }
-        self.sizes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(dir.digest, size);
-        Ok(size)
+        let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+        size_below(self.blobs, dir, &mut sizes, 0)
     }
 
     fn info(&self, path: TreePath, entry: Entry) -> Result<FileInfo, FileError> {
@@ -148,4 +137,28 @@ impl Catalog<'_> {
         };
         Ok(FileInfo { path, entry, size })
     }
+}
+
+fn size_below(
+    blobs: &dyn Blobs,
+    dir: &ContentRef,
+    sizes: &mut HashMap<Digest, u64>,
+    depth: usize,
+) -> Result<u64, TreesError> {
+    if let Some(size) = sizes.get(&dir.digest) {
+        return Ok(*size);
+    }
+    if depth > MOST_DEPTH {
+        return Err(too_deep(""));
+    }
+    let mut size = 0;
+    for (_, entry) in open(blobs, dir)?.entries() {
+        size += match entry {
+            Entry::File { content, .. } => content.size,
+            Entry::Dir(below) => size_below(blobs, below, sizes, depth + 1)?,
+            Entry::Link(_) => 0,
+        };
+    }
+    sizes.insert(dir.digest, size);
+    Ok(size)
 }

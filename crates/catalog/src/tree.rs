@@ -16,6 +16,10 @@ pub use place::{place, place_many};
 pub use union::{Overlay, union};
 pub use walk::{Descend, find, walk};
 
+/// Directories in each other, at most. Trees are walked by recursion, and those of users and programs must not be
+/// able to end the process.
+pub const MOST_DEPTH: usize = 256;
+
 /// Why trees cannot be combined.
 #[derive(Debug, thiserror::Error)]
 pub enum TreesError {
@@ -35,6 +39,9 @@ pub enum TreesError {
     /// A path that became too long.
     #[error(transparent)]
     Path(#[from] InvalidPath),
+    /// A tree deeper than [`MOST_DEPTH`].
+    #[error("`{0}` ... is more than {MOST_DEPTH} directories deep; make it flatter")]
+    Depth(String),
     /// The store cannot be read or written.
     #[error(transparent)]
     Port(#[from] PortError),
@@ -54,6 +61,18 @@ pub fn open(blobs: &dyn Blobs, tree: &ContentRef) -> Result<Tree, TreesError> {
 /// Those of the store.
 pub fn save(blobs: &dyn Blobs, tree: &Tree) -> Result<ContentRef, TreesError> {
     Ok(blobs.put(&tree.encode())?)
+}
+
+/// The path of an entry of the directory at `path`.
+pub(crate) fn below(path: &TreePath, name: &str) -> Result<TreePath, TreesError> {
+    if path.as_str().bytes().filter(|c| *c == b'/').count() + 1 >= MOST_DEPTH {
+        return Err(too_deep(path.as_str()));
+    }
+    Ok(path.child(name)?)
+}
+
+pub(crate) fn too_deep(path: &str) -> TreesError {
+    TreesError::Depth(path.chars().take(60).collect())
 }
 
 /// The kind of an entry in words.

@@ -6,7 +6,7 @@ use quern_core::port::Blobs;
 use quern_core::{ContentRef, Digest, Entry, Tree, TreePath};
 
 use super::{Contribution, MergeError, MergePolicy, Merged, Shared, merge_anew, settle};
-use crate::tree::{Edits, TreesError, edit, open};
+use crate::tree::{Edits, TreesError, below, edit, open};
 
 /// What is different from the merged tree of before. A datum whose output changed is in both lists.
 #[derive(Debug, Clone, Copy)]
@@ -211,9 +211,9 @@ fn leaves(blobs: &dyn Blobs, output: &ContentRef) -> Result<Vec<(TreePath, Entry
     let mut to_visit = vec![(TreePath::root(), *output)];
     while let Some((path, dir)) = to_visit.pop() {
         for (name, entry) in open(blobs, &dir)?.into_entries() {
-            let path = path.child(&name).map_err(TreesError::from)?;
+            let path = below(&path, &name)?;
             match entry {
-                Entry::Dir(below) if below.size > 0 => to_visit.push((path, below)),
+                Entry::Dir(dir) if dir.size > 0 => to_visit.push((path, dir)),
                 leaf => found.push((path, leaf)),
             }
         }

@@ -3,7 +3,7 @@
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Entry, Tree, TreePath};
 
-use super::{Pairs, TreesError, open};
+use super::{Pairs, TreesError, below as under, open};
 
 /// One path at which two trees differ. Both absent never occurs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ fn diff_at(
         visit(Difference { path: path.clone(), old, new });
     }
     for (name, old, new) in Pairs::of(below_old.unwrap_or_default(), below_new.unwrap_or_default()) {
-        diff_at(blobs, &path.child(&name)?, old, new, visit)?;
+        diff_at(blobs, &under(path, &name)?, old, new, visit)?;
     }
     Ok(())
 }

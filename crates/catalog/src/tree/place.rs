@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Entry, Tree, TreePath};
 
-use super::{TreesError, kind, save};
+use super::{MOST_DEPTH, TreesError, kind, save, too_deep};
 
 /// The tree that holds nothing but `entry` at `path`. A directory at the root is the tree itself.
 ///
 /// # Errors
 /// [`TreesError::Kind`] for anything but a directory at the root; those of the store.
 pub fn place(blobs: &dyn Blobs, path: &TreePath, entry: &Entry) -> Result<ContentRef, TreesError> {
+    check_depth(path)?;
     let mut entry = entry.clone();
     for name in path.names().rev() {
         entry = Entry::Dir(save(blobs, &Tree::new(vec![(name.to_owned(), entry)])?)?);
@@ -32,12 +33,17 @@ pub fn place_many<'e>(
 ) -> Result<ContentRef, TreesError> {
     let mut root = Plot::Inner(BTreeMap::new());
     for (path, entry) in entries {
+        check_depth(path)?;
         root.put(path, entry)?;
     }
     match root.save(blobs)? {
         Entry::Dir(tree) => Ok(tree),
         other => Err(TreesError::Kind { path: TreePath::root(), there: "directory", wanted: kind(&other) }),
     }
+}
+
+fn check_depth(path: &TreePath) -> Result<(), TreesError> {
+    if path.names().count() > MOST_DEPTH { Err(too_deep(path.as_str())) } else { Ok(()) }
 }
 
 /// A place in a tree under construction.

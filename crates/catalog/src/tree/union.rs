@@ -3,7 +3,7 @@
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Entry, Tree, TreePath};
 
-use super::{Pairs, TreesError, kind, open, save};
+use super::{Pairs, TreesError, below as under, kind, open, save};
 use crate::concat::concat;
 
 /// What two files at one path become.
@@ -45,7 +45,7 @@ fn union_at(
     let mut entries = Vec::new();
     for (name, below, above) in Pairs::of(open(blobs, below)?, open(blobs, above)?) {
         let entry = match (below, above) {
-            (Some(below), Some(above)) => Some(settle(blobs, &path.child(&name)?, [below, above], overlay)?),
+            (Some(below), Some(above)) => Some(settle(blobs, &under(path, &name)?, [below, above], overlay)?),
             (below, above) => below.or(above),
         };
         entries.extend(entry.map(|entry| (name, entry)));

@@ -3,7 +3,7 @@
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Entry, TreePath};
 
-use super::{TreesError, open};
+use super::{MOST_DEPTH, TreesError, open, too_deep};
 
 /// Whether a walk goes into a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub fn walk<E: From<TreesError>>(
     root: &ContentRef,
     visit: &mut dyn FnMut(&str, &Entry) -> Result<Descend, E>,
 ) -> Result<(), E> {
-    walk_below(blobs, root, &mut String::new(), visit)
+    walk_below(blobs, root, &mut String::new(), visit, 0)
 }
 
 fn walk_below<E: From<TreesError>>(
@@ -31,7 +31,11 @@ fn walk_below<E: From<TreesError>>(
     dir: &ContentRef,
     path: &mut String,
     visit: &mut dyn FnMut(&str, &Entry) -> Result<Descend, E>,
+    depth: usize,
 ) -> Result<(), E> {
+    if depth > MOST_DEPTH {
+        return Err(too_deep(path).into());
+    }
     let end = path.len();
     path.push('/');
     for (name, entry) in open(blobs, dir)?.entries() {
@@ -39,7 +43,7 @@ fn walk_below<E: From<TreesError>>(
         path.push_str(name);
         let descend = visit(path, entry)?;
         if let (Entry::Dir(below), Descend::Into) = (entry, descend) {
-            walk_below(blobs, below, path, visit)?;
+            walk_below(blobs, below, path, visit, depth + 1)?;
         }
     }
     path.truncate(end);

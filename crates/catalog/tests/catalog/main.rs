@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a failed fake is a failed test")]
 
 mod datums;
+mod deep;
 mod durable;
 mod files;
 mod outputs;
