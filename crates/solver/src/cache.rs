@@ -5,6 +5,8 @@
 //! either half can be replaced. [`CombinedCache`] asks several.
 
 mod combined;
+mod durable;
+mod inline;
 mod keyed;
 mod memory;
 mod storage;
@@ -15,6 +17,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use quern_core::Digest;
 
 pub use combined::CombinedCache;
+pub use durable::FileKeyStorage;
+pub use inline::{InlineResultStorage, ResultCodec};
 pub use keyed::KeyedCache;
 pub use memory::{InMemoryKeyStorage, InMemoryResultStorage};
 pub use storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage, LoadedResult};
@@ -49,6 +53,14 @@ pub struct Query<'a> {
     pub output: i64,
     /// The scope of a key without inputs.
     pub scope: KeyScope,
+}
+
+impl Query<'_> {
+    /// The link by which a key of the input would lead to an answer.
+    pub fn link(&self, dep: &CacheKeyWithSelector) -> CacheInfoLink {
+        let Self { input, output, digest, .. } = *self;
+        CacheInfoLink { input, output, digest, selector: dep.selector }
+    }
 }
 
 /// One result a cache could load.

@@ -28,7 +28,7 @@ mod solver;
 
 pub use cache::{
     CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage,
-    CombinedCache, InMemoryKeyStorage, InMemoryResultStorage, KeyedCache, LoadedResult, Query, Readiness,
+    CombinedCache, FileKeyStorage, InMemoryKeyStorage, InMemoryResultStorage, InlineResultStorage, KeyedCache, LoadedResult, Query, Readiness, ResultCodec,
     Timestamp,
 };
 pub use cancel::CancelToken;

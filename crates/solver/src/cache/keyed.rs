@@ -75,8 +75,7 @@ impl KeyedCache {
         self.node_of(key)
     }
 
-    /// Union over the alternatives of an input, intersection over the inputs. Iterates over an
-    /// explicit stack in disguise: the depth is that of a chain unknown to this cache.
+    /// Union over the alternatives of an input, intersection over the inputs.
     fn node_of(&self, key: &CacheKey) -> Result<KeyId, CacheError> {
         let mut common: Option<Vec<KeyId>> = None;
         for (input, alternatives) in (0u32..).zip(key.deps()) {
@@ -88,7 +87,7 @@ impl KeyedCache {
                     digest: key.digest(),
                     selector: dep.selector,
                 };
-                self.keys.walk_links(&dep.key.key.id(), &link, &mut |target| reached.push(target))?;
+                self.keys.links(&dep.key.key.id(), &link, &mut reached)?;
             }
             match &mut common {
                 None => common = Some(reached),
@@ -97,6 +96,20 @@ impl KeyedCache {
         }
         let common = common.unwrap_or_default();
         Ok(if common.contains(&key.id()) { key.id() } else { common.into_iter().min().unwrap_or(key.id()) })
+    }
+
+    /// Appends what a key leads to; returns the id of the key in this cache.
+    fn targets(&self, key: &CacheKey, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<KeyId, CacheError> {
+        let before = found.len();
+        self.keys.links(&key.id(), link, found)?;
+        if found.len() > before || key.deps().is_empty() {
+            return Ok(key.id());
+        }
+        let id = self.resolve(key)?;
+        if id != key.id() {
+            self.keys.links(&id, link, found)?;
+        }
+        Ok(id)
     }
 
     /// Links every alternative of every input to the node `id`, and so on upwards where a link
@@ -147,33 +160,23 @@ impl CacheManager for KeyedCache {
             return Ok(());
         }
         let start = found.len();
-        let mut sources = Vec::with_capacity(query.deps.len());
+        let mut sources = Vec::new();
         for dep in query.deps {
-            let link = CacheInfoLink {
-                input: query.input,
-                output: query.output,
-                digest: query.digest,
-                selector: dep.selector,
-            };
-            let mut id = dep.key.key.id();
-            let before = found.len();
-            self.keys.walk_links(&id, &link, &mut |target| found.push(target))?;
-            if found.len() == before && !dep.key.key.deps().is_empty() {
-                id = self.resolve(&dep.key.key)?;
-                if id != dep.key.key.id() {
-                    self.keys.walk_links(&id, &link, &mut |target| found.push(target))?;
-                }
+            let link = query.link(dep);
+            let id = self.targets(&dep.key.key, &link, found)?;
+            if query.deps.len() > 1 {
+                sources.push((id, link));
             }
-            sources.push((id, link));
         }
-        if sources.len() > 1 {
-            found[start..].sort_unstable();
-            dedup_from(found, start);
-            for (source, link) in &sources {
-                for target in &found[start..] {
-                    if !self.keys.has_link(source, link, target)? {
-                        self.keys.add_link(source, link, target)?;
-                    }
+        if sources.is_empty() {
+            return Ok(());
+        }
+        found[start..].sort_unstable();
+        dedup_from(found, start);
+        for (source, link) in &sources {
+            for target in &found[start..] {
+                if !self.keys.has_link(source, link, target)? {
+                    self.keys.add_link(source, link, target)?;
                 }
             }
         }

@@ -32,23 +32,24 @@ impl InMemoryKeyStorage {
 
 impl CacheKeyStorage for InMemoryKeyStorage {
     fn exists(&self, id: &KeyId) -> Result<bool, CacheError> {
-        Ok(self.table().nodes.contains_key(id))
+        Ok(self.table().contains(id))
     }
 
     fn walk(&self, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids: Vec<KeyId> = self.table().nodes.keys().copied().collect();
+        let ids: Vec<KeyId> = self.table().ids().collect();
         ids.into_iter().for_each(visit);
         Ok(())
     }
 
     fn walk_results(&self, id: &KeyId, visit: &mut dyn FnMut(CacheResult)) -> Result<(), CacheError> {
-        let results = self.table().nodes.get(id).map(|node| node.results.clone());
-        results.into_iter().flatten().for_each(visit);
+        let results = self.table().results(id).to_vec();
+        results.into_iter().for_each(visit);
         Ok(())
     }
 
     fn load(&self, id: &KeyId, result: &str) -> Result<CacheResult, CacheError> {
-        self.table().result(id, result).cloned().ok_or(CacheError::NotFound)
+        let table = self.table();
+        table.results(id).iter().find(|r| &*r.id == result).cloned().ok_or(CacheError::NotFound)
     }
 
     fn add_result(&self, id: &KeyId, result: CacheResult) -> Result<(), CacheError> {
@@ -62,8 +63,8 @@ impl CacheKeyStorage for InMemoryKeyStorage {
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids = self.table().holders.get(result).cloned();
-        ids.into_iter().flatten().for_each(visit);
+        let ids = self.table().holders(result).to_vec();
+        ids.into_iter().for_each(visit);
         Ok(())
     }
 
@@ -83,6 +84,11 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         Ok(())
     }
 
+    fn links(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
+        found.extend_from_slice(self.table().targets(id, link));
+        Ok(())
+    }
+
     fn has_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<bool, CacheError> {
         Ok(self.table().targets(id, link).contains(target))
     }
@@ -92,10 +98,8 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         id: &KeyId,
         visit: &mut dyn FnMut(KeyId, CacheInfoLink),
     ) -> Result<(), CacheError> {
-        let sources = self.table().nodes.get(id).map(|node| node.sources.clone());
-        for (source, link) in sources.into_iter().flatten() {
-            visit(source, folded(&link));
-        }
+        let sources = self.table().sources(id).to_vec();
+        sources.into_iter().for_each(|(source, link)| visit(source, folded(&link)));
         Ok(())
     }
 }
@@ -128,15 +132,39 @@ struct Node {
 }
 
 impl KeyTable {
-    fn result(&self, id: &KeyId, result: &str) -> Option<&CacheResult> {
-        self.nodes.get(id)?.results.iter().find(|r| &*r.id == result)
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 
-    fn targets(&self, id: &KeyId, link: &CacheInfoLink) -> &[KeyId] {
+    pub(crate) fn contains(&self, id: &KeyId) -> bool {
+        self.nodes.contains_key(id)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.nodes.keys().copied()
+    }
+
+    pub(crate) fn results(&self, id: &KeyId) -> &[CacheResult] {
+        self.nodes.get(id).map_or(&[], |node| &node.results)
+    }
+
+    pub(crate) fn holders(&self, result: &str) -> &[KeyId] {
+        self.holders.get(result).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn targets(&self, id: &KeyId, link: &CacheInfoLink) -> &[KeyId] {
         self.links.get(&(*id, *link)).map_or(&[], Vec::as_slice)
     }
 
-    fn add_result(&mut self, id: &KeyId, result: CacheResult) {
+    pub(crate) fn sources(&self, id: &KeyId) -> &[(KeyId, CacheInfoLink)] {
+        self.nodes.get(id).map_or(&[], |node| &node.sources)
+    }
+
+    pub(crate) fn leaving(&self, id: &KeyId) -> usize {
+        self.nodes.get(id).map_or(0, |node| node.leaving)
+    }
+
+    pub(crate) fn add_result(&mut self, id: &KeyId, result: CacheResult) {
         let holders = self.holders.entry(Arc::clone(&result.id)).or_default();
         if !holders.contains(id) {
             holders.push(*id);
@@ -148,7 +176,7 @@ impl KeyTable {
         }
     }
 
-    fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) {
+    pub(crate) fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) {
         let targets = self.links.entry((*id, *link)).or_default();
         if targets.contains(target) {
             return;
@@ -158,22 +186,32 @@ impl KeyTable {
         self.nodes.entry(*target).or_default().sources.push((*id, *link));
     }
 
-    fn release(&mut self, result: &str) {
-        let mut open = self.holders.remove(result).unwrap_or_default();
-        for id in &open {
+    /// Takes a result from all its keys, and nothing else; returns the keys.
+    pub(crate) fn drop_result(&mut self, result: &str) -> Vec<KeyId> {
+        let holders = self.holders.remove(result).unwrap_or_default();
+        for id in &holders {
             if let Some(node) = self.nodes.get_mut(id) {
                 node.results.retain(|r| &*r.id != result);
             }
         }
+        holders
+    }
+
+    /// Removes a node and the links that lead to it.
+    pub(crate) fn remove(&mut self, id: &KeyId) -> Vec<(KeyId, CacheInfoLink)> {
+        let sources = self.nodes.remove(id).map(|node| node.sources).unwrap_or_default();
+        for (source, link) in &sources {
+            self.unlink(source, link, id);
+        }
+        sources
+    }
+
+    fn release(&mut self, result: &str) {
+        let mut open = self.drop_result(result);
         while let Some(id) = open.pop() {
             let idle = |node: &Node| node.results.is_empty() && node.leaving == 0;
-            if !self.nodes.get(&id).is_some_and(idle) {
-                continue;
-            }
-            let sources = self.nodes.remove(&id).map(|node| node.sources).unwrap_or_default();
-            for (source, link) in sources {
-                self.unlink(&source, &link, &id);
-                open.push(source);
+            if self.nodes.get(&id).is_some_and(idle) {
+                open.extend(self.remove(&id).into_iter().map(|(source, _)| source));
             }
         }
     }

@@ -98,6 +98,15 @@ pub trait CacheKeyStorage: Send + Sync {
         visit: &mut dyn FnMut(KeyId),
     ) -> Result<(), CacheError>;
 
+    /// Appends what [`walk_links`](CacheKeyStorage::walk_links) would visit. The solver asks this
+    /// for every input of every vertex; a storage that can answer faster than by a visit may.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn links(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
+        self.walk_links(id, link, &mut |target| found.push(target))
+    }
+
     /// True if `id` leads to `target` by exactly this link.
     ///
     /// # Errors

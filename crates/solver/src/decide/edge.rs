@@ -127,6 +127,8 @@ pub(crate) struct EdgeState {
     pub(crate) deps: Vec<Dep>,
     /// No lookup can succeed any more: everything is needed.
     pub(crate) hopeless: bool,
+    /// How many of the keys were asked for records.
+    pub(crate) keys_asked: u32,
     /// What could be loaded, and the ids of what was tried.
     pub(crate) records: Vec<CacheRecord>,
     pub(crate) tried: Vec<Arc<str>>,
@@ -153,6 +155,7 @@ impl EdgeState {
             keys: Vec::new(),
             deps: Vec::new(),
             hopeless: false,
+            keys_asked: 0,
             records: Vec::new(),
             tried: Vec::new(),
             subscribers: Vec::new(),

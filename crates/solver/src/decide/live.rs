@@ -418,6 +418,7 @@ impl Core {
             let state = &mut self.edges[edge];
             if state.outcome().is_none() && state.merged_into().is_none() {
                 state.maps_seen = 0;
+                state.keys_asked = 0;
                 state.deps.iter_mut().for_each(|dep| dep.seen = 0);
                 self.queue(edge);
             }
@@ -517,7 +518,7 @@ impl Core {
             open.extend(self.next_below(vertex));
             let live = &self.vertices[vertex];
             if live.finish.is_none() && !live.exec.is_under_way() {
-                let known = self.edges_of(vertex).iter().any(|edge| !self.edges[*edge].records.is_empty());
+                let known = self.edges_of(vertex).iter().any(|edge| !self.edges[*edge].keys.is_empty());
                 let finish = if known { Finish::Skipped } else { Finish::NotNeeded };
                 let def = Arc::clone(&live.def);
                 self.effects.push(Effect::Progress { jobs: vec![job], def, change: Change::Finished(finish) });

@@ -119,8 +119,8 @@ impl Core {
         }
         if reached >= wanted {
             self.relax(edge);
-        } else {
-            self.plan(edge, wanted);
+        } else if let Err(failure) = self.plan(edge, wanted) {
+            self.fail(edge, failure);
         }
     }
 
@@ -214,9 +214,8 @@ impl Core {
                 if state.keys.iter().any(|key| key.id() == *id) {
                     continue;
                 }
-                let key = CacheKey::found(*id, map.digest, output, Vec::new(), Arc::clone(&live.origin));
-                state.offer(cache.records(&key)?);
-                state.keys.push(key);
+                let origin = Arc::clone(&live.origin);
+                state.keys.push(CacheKey::found(*id, map.digest, output, Vec::new(), origin));
             }
         }
         state.maps_seen = u32::try_from(live.maps.len()).expect("few cache maps");
@@ -305,10 +304,15 @@ impl Core {
         let all_have = facts.iter().map(known).map(capped).min();
         let level = at_least.max(all_have).unwrap_or(Level::Nothing);
         state.looked_up = state.looked_up.max(level);
-        if state.looked_up == Level::Defined && !state.records.is_empty() {
-            let all_compared = facts.iter().all(|f| f.level >= Level::Compared || f.matched);
-            if all_compared && no_more_keys(&state.deps, &facts, &state.keys) {
-                state.looked_up = Level::Compared;
+        let state = &self.edges[edge];
+        if state.looked_up == Level::Defined
+            && state.wanted() > Level::Defined
+            && facts.iter().all(|f| f.level >= Level::Compared || f.matched)
+            && no_more_keys(&state.deps, &facts, &state.keys)
+        {
+            self.ask_records(edge)?;
+            if !self.edges[edge].records.is_empty() {
+                self.edges[edge].looked_up = Level::Compared;
             }
         }
         Ok(())
@@ -329,11 +333,26 @@ impl Core {
             let live = &self.vertices[self.edges[edge].vertex];
             let (digest, output) = (live.maps[0].digest, i64::from(self.edges[edge].output));
             let key = CacheKey::found(id, digest, output, deps, Arc::clone(&live.origin));
-            let records = live.cache().records(&key)?;
-            let state = &mut self.edges[edge];
-            state.offer(records);
-            state.keys.push(key);
+            self.edges[edge].keys.push(key);
         }
+        Ok(())
+    }
+
+    /// Asks for the records of keys that were not asked for yet. Most edges are only passed
+    /// through on the way to a key further up and are never asked.
+    fn ask_records(&mut self, edge: EdgeId) -> Result<(), Arc<Failure>> {
+        let state = &self.edges[edge];
+        let live = &self.vertices[state.vertex];
+        let mut found = Vec::new();
+        for key in &state.keys[state.keys_asked as usize..] {
+            match live.cache().records(key) {
+                Ok(records) => found.extend(records),
+                Err(error) => return Err(self.failure(state.vertex, VertexError::Cache(error))),
+            }
+        }
+        let state = &mut self.edges[edge];
+        state.keys_asked = u32::try_from(state.keys.len()).expect("few keys");
+        state.offer(found);
         Ok(())
     }
 
@@ -378,7 +397,10 @@ impl Core {
     }
 
     /// Says what the edge needs next to get where it is wanted.
-    fn plan(&mut self, edge: EdgeId, wanted: Level) {
+    fn plan(&mut self, edge: EdgeId, wanted: Level) -> Result<(), Arc<Failure>> {
+        if wanted == Level::Complete {
+            self.ask_records(edge)?;
+        }
         let state = &self.edges[edge];
         let live = &self.vertices[state.vertex];
         let map_known = !live.maps.is_empty();
@@ -390,7 +412,7 @@ impl Core {
         let ready = !self.edges[edge].records.is_empty() || (!waits_for_source && self.inputs_complete(edge));
         if wanted == Level::Complete && ready {
             self.want_start(edge);
-            return;
+            return Ok(());
         }
         let facts = self.facts(edge);
         let mut active = self.edges[edge].awaits_map || waits_for_source;
@@ -406,21 +428,19 @@ impl Core {
                 active = true;
             }
         }
-        if !active {
-            self.force(edge, &facts);
-        }
+        if active { Ok(()) } else { self.force(edge, &facts) }
     }
 
     /// The rules asked for nothing although the edge is wanted further: then it needs everything.
-    fn force(&mut self, edge: EdgeId, facts: &[Facts]) {
+    fn force(&mut self, edge: EdgeId, facts: &[Facts]) -> Result<(), Arc<Failure>> {
         let open: Vec<usize> = (0..facts.len()).filter(|i| facts[*i].level < Level::Complete).collect();
         if open.is_empty() {
-            let failure = self.failure(self.edges[edge].vertex, VertexError::Stalled);
-            self.fail(edge, failure);
+            return Err(self.failure(self.edges[edge].vertex, VertexError::Stalled));
         }
         for dep in open {
             self.demand(edge, dep, Level::Complete);
         }
+        Ok(())
     }
 
     /// How far one input must get next.

@@ -1,0 +1,223 @@
+//! The log: frames of changes.
+//!
+//! A frame is `length: u32, checksum: u64, changes`, all numbers little-endian; a change is a tag
+//! byte and its fields. A frame holds everything written at once and counts as a whole.
+
+use quern_core::Digest;
+
+use crate::cache::storage::CacheInfoLink;
+use crate::cache::Timestamp;
+use crate::key::KeyId;
+
+const FRAME_HEAD: usize = 12;
+const ADD_RESULT: u8 = 1;
+const ADD_LINK: u8 = 2;
+const RELEASE: u8 = 3;
+
+/// One change of the storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change<'a> {
+    AddResult { id: KeyId, created_at: Timestamp, result: &'a str },
+    AddLink { id: KeyId, link: CacheInfoLink, target: KeyId },
+    Release { result: &'a str },
+}
+
+impl Change<'_> {
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::AddResult { id, created_at, result } => {
+                out.push(ADD_RESULT);
+                out.extend_from_slice(id.0.as_bytes());
+                out.extend_from_slice(&created_at.0.to_le_bytes());
+                put_text(out, result);
+            }
+            Self::AddLink { id, link, target } => {
+                out.push(ADD_LINK);
+                out.extend_from_slice(id.0.as_bytes());
+                out.extend_from_slice(target.0.as_bytes());
+                out.extend_from_slice(link.digest.as_bytes());
+                out.extend_from_slice(&link.input.to_le_bytes());
+                out.extend_from_slice(&link.output.to_le_bytes());
+                out.push(u8::from(link.selector.is_some()));
+                if let Some(selector) = &link.selector {
+                    out.extend_from_slice(selector.as_bytes());
+                }
+            }
+            Self::Release { result } => {
+                out.push(RELEASE);
+                put_text(out, result);
+            }
+        }
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    let length = u32::try_from(text.len()).expect("ids of results are short");
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
+/// A frame around encoded changes.
+pub(super) fn frame(changes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(changes.len()).expect("a frame is written long before it is 4 GiB");
+    let mut frame = Vec::with_capacity(changes.len() + FRAME_HEAD);
+    frame.extend_from_slice(&length.to_le_bytes());
+    frame.extend_from_slice(&checksum(changes).to_le_bytes());
+    frame.extend_from_slice(changes);
+    frame
+}
+
+/// Visits the changes of all whole frames; returns how many bytes these are.
+pub(super) fn read(bytes: &[u8], mut visit: impl FnMut(Change<'_>)) -> usize {
+    let mut at = 0;
+    while let Some(changes) = whole_frame(&bytes[at..]) {
+        replay(changes, &mut visit);
+        at += FRAME_HEAD + changes.len();
+    }
+    at
+}
+
+fn whole_frame(bytes: &[u8]) -> Option<&[u8]> {
+    let mut reader = Reader(bytes);
+    let length = reader.u32()? as usize;
+    let sum = reader.u64()?;
+    let changes = reader.0.get(..length)?;
+    // A run of zeros, as some file systems leave after a crash, is no frame.
+    (length > 0 && checksum(changes) == sum).then_some(changes)
+}
+
+/// Visits encoded changes.
+pub(super) fn replay(changes: &[u8], mut visit: impl FnMut(Change<'_>)) {
+    let mut reader = Reader(changes);
+    while let Some(change) = reader.change() {
+        visit(change);
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn digest(&mut self) -> Option<Digest> {
+        self.take().map(Digest::from_bytes)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        let length = self.u32()? as usize;
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
+    fn change(&mut self) -> Option<Change<'a>> {
+        match self.u8()? {
+            ADD_RESULT => {
+                let (id, created_at) = (KeyId(self.digest()?), Timestamp(self.u64()?));
+                Some(Change::AddResult { id, created_at, result: self.text()? })
+            }
+            ADD_LINK => {
+                let (id, target) = (KeyId(self.digest()?), KeyId(self.digest()?));
+                let (digest, input) = (self.digest()?, self.u32()?);
+                let output = self.u64()?.cast_signed();
+                let selector = if self.u8()? == 1 { Some(self.digest()?) } else { None };
+                Some(Change::AddLink { id, link: CacheInfoLink { input, output, digest, selector }, target })
+            }
+            RELEASE => Some(Change::Release { result: self.text()? }),
+            _ => None,
+        }
+    }
+}
+
+/// Tells damage from data; four lanes, because it runs over whole files at every start. Not
+/// meant to withstand anybody who wants to be mistaken for data.
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    const ODD: [u64; 4] =
+        [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+    let mut lanes = ODD;
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    for block in blocks {
+        let (words, _) = block.as_chunks::<8>();
+        for (lane, (word, odd)) in lanes.iter_mut().zip(words.iter().zip(ODD)) {
+            *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(odd).rotate_left(29);
+        }
+    }
+    let mut tail = [0; 32];
+    tail[..rest.len()].copy_from_slice(rest);
+    let (words, _) = tail.as_chunks::<8>();
+    let mut sum = bytes.len() as u64;
+    for (lane, word) in lanes.iter().zip(words) {
+        sum = (sum ^ lane ^ u64::from_le_bytes(*word)).wrapping_mul(ODD[0]);
+        sum ^= sum >> 31;
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(text.as_bytes())
+    }
+
+    fn examples() -> Vec<Change<'static>> {
+        let id = KeyId(digest("id"));
+        let link = CacheInfoLink { input: 3, output: -1, digest: digest("op"), selector: None };
+        let selected = CacheInfoLink { selector: Some(digest("part")), ..link };
+        vec![
+            Change::AddResult { id, created_at: Timestamp(7), result: "r é" },
+            Change::AddLink { id, link, target: KeyId(digest("t")) },
+            Change::AddLink { id, link: selected, target: KeyId(digest("t")) },
+            Change::Release { result: "" },
+        ]
+    }
+
+    fn encoded() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        examples().iter().for_each(|change| change.encode(&mut bytes));
+        bytes
+    }
+
+    #[test]
+    fn changes_come_back_as_they_were() {
+        let frames = [frame(&encoded()), frame(&encoded())].concat();
+        let mut count = 0;
+        let read = read(&frames, |change| {
+            assert_eq!(change, examples()[count % 4]);
+            count += 1;
+        });
+        assert_eq!((read, count), (frames.len(), 8));
+    }
+
+    #[test]
+    fn a_torn_or_damaged_tail_does_not_count() {
+        let whole = frame(&encoded());
+        for cut in 0..whole.len() {
+            let bytes = [&whole[..], &whole[..cut]].concat();
+            assert_eq!(read(&bytes, |_| ()), whole.len(), "cut at {cut}");
+        }
+        for at in 0..whole.len() {
+            let mut bytes = [&whole[..], &whole[..]].concat();
+            bytes[whole.len() + at] ^= 1;
+            assert_eq!(read(&bytes, |_| ()), whole.len(), "damaged at {at}");
+        }
+        assert_eq!(read(&[0; 64], |_| ()), 0);
+    }
+}

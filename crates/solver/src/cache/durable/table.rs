@@ -1,0 +1,163 @@
+//! The storage's content: a snapshot, and what was changed since.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+
+use crate::cache::memory::KeyTable;
+use crate::cache::storage::{CacheInfoLink, CacheResult};
+use crate::key::KeyId;
+
+use super::base::Base;
+use super::log::Change;
+
+#[derive(Default)]
+pub(super) struct Table {
+    base: Base,
+    /// What was added since.
+    extra: KeyTable,
+    /// Nodes of the snapshot that are no more. A link of the snapshot stands while its target does.
+    gone: HashSet<u32>,
+    /// How many links have ceased to leave a node of the snapshot.
+    lost: HashMap<u32, u32>,
+    /// Results of the snapshot that were released.
+    released: HashSet<Arc<str>>,
+    /// Which nodes of the snapshot have a result; made at the first question.
+    holders: Option<HashMap<Arc<str>, Vec<u32>>>,
+}
+
+impl Table {
+    pub(super) fn over(base: Base) -> Self {
+        Self { base, ..Self::default() }
+    }
+
+    /// Applies a change; false if everything stood so already.
+    pub(super) fn apply(&mut self, change: &Change<'_>) -> bool {
+        match change {
+            Change::AddResult { id, created_at, result } => {
+                let result = CacheResult { id: (*result).into(), created_at: *created_at };
+                let known = self.results(id).is_ok_and(|results| results.contains(&result));
+                if !known {
+                    self.extra.add_result(id, result);
+                }
+                !known
+            }
+            Change::AddLink { id, link, target } => {
+                let mut targets = Vec::new();
+                self.targets(id, link, &mut targets);
+                let known = targets.contains(target);
+                if !known {
+                    self.extra.add_link(id, link, target);
+                }
+                !known
+            }
+            Change::Release { result } => self.release(result),
+        }
+    }
+
+    /// The number of a node of the snapshot that still stands.
+    fn standing(&self, id: &KeyId) -> Option<u32> {
+        self.base.node(id).filter(|node| !self.gone.contains(node))
+    }
+
+    pub(super) fn exists(&self, id: &KeyId) -> bool {
+        self.extra.contains(id) || self.standing(id).is_some()
+    }
+
+    pub(super) fn ids(&self) -> Vec<KeyId> {
+        let old = (0..self.base.nodes()).filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
+        let mut ids: Vec<KeyId> = old.chain(self.extra.ids()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    pub(super) fn results(&self, id: &KeyId) -> io::Result<Vec<CacheResult>> {
+        let mut results = match self.standing(id) {
+            Some(node) => self.base.results(node)?,
+            None => Vec::new(),
+        };
+        let newer = self.extra.results(id);
+        results.retain(|r| !self.released.contains(&r.id) && newer.iter().all(|n| n.id != r.id));
+        results.extend_from_slice(newer);
+        Ok(results)
+    }
+
+    pub(super) fn targets(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) {
+        self.base.targets(id, link, |target| {
+            if self.gone.is_empty() || !self.gone.contains(&target) {
+                found.push(self.base.id(target));
+            }
+        });
+        if !self.extra.is_empty() {
+            found.extend_from_slice(self.extra.targets(id, link));
+        }
+    }
+
+    pub(super) fn sources(&self, id: &KeyId) -> Vec<(KeyId, CacheInfoLink)> {
+        let old = self.standing(id).into_iter().flat_map(|node| self.base.sources(node));
+        let old = old.map(|(source, link)| (self.base.id(source), link));
+        old.chain(self.extra.sources(id).iter().copied()).collect()
+    }
+
+    /// The keys that have a result.
+    pub(super) fn holders(&mut self, result: &str) -> io::Result<Vec<KeyId>> {
+        let old = self.holders_in_base(result)?;
+        let old = old.into_iter().filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
+        let mut ids: Vec<KeyId> = old.chain(self.extra.holders(result).iter().copied()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    fn holders_in_base(&mut self, result: &str) -> io::Result<Vec<u32>> {
+        if self.released.contains(result) {
+            return Ok(Vec::new());
+        }
+        if self.holders.is_none() {
+            let mut holders: HashMap<Arc<str>, Vec<u32>> = HashMap::new();
+            for node in 0..self.base.nodes() {
+                for result in self.base.results(node)? {
+                    holders.entry(result.id).or_default().push(node);
+                }
+            }
+            self.holders = Some(holders);
+        }
+        Ok(self.holders.as_ref().and_then(|holders| holders.get(result)).cloned().unwrap_or_default())
+    }
+
+    /// Takes a result from all its keys, and removes keys that serve nothing any more.
+    fn release(&mut self, result: &str) -> bool {
+        let Ok(mut open) = self.holders(result) else { return false };
+        if open.is_empty() {
+            return false;
+        }
+        self.released.insert(result.into());
+        self.extra.drop_result(result);
+        while let Some(id) = open.pop() {
+            if self.is_idle(&id) {
+                let sources = self.sources(&id);
+                self.remove(&id);
+                open.extend(sources.into_iter().map(|(source, _)| source));
+            }
+        }
+        true
+    }
+
+    fn is_idle(&self, id: &KeyId) -> bool {
+        let old = self.standing(id);
+        let lost = |node: u32| self.lost.get(&node).copied().unwrap_or_default();
+        let leaving = old.map_or(0, |node| (self.base.leaving(node) - lost(node)) as usize);
+        leaving + self.extra.leaving(id) == 0 && self.results(id).is_ok_and(|results| results.is_empty())
+    }
+
+    fn remove(&mut self, id: &KeyId) {
+        if let Some(node) = self.standing(id) {
+            self.gone.insert(node);
+            for (source, _) in self.base.sources(node) {
+                *self.lost.entry(source).or_default() += 1;
+            }
+        }
+        self.extra.remove(id);
+    }
+}
