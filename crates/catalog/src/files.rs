@@ -1,6 +1,6 @@
 //! The catalog as a whole, and writing files to it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 
 use quern_core::port::{self, Blobs, Clock, Ids, Meta, PortError};
@@ -10,7 +10,7 @@ use crate::change::{Change, Content};
 use crate::names::{Ancestry, At, BranchRef, Ref};
 use crate::pattern::{PathPattern, choose};
 use crate::record::Commit;
-use crate::tree::{Edits, Overlay, TreesError, edit, find, place, size_change, union};
+use crate::tree::{Edits, Overlay, TreesError, edit, find, place, place_many, size_change, union};
 use crate::view::{VersionError, View};
 
 /// Why files cannot be read or written.
@@ -138,14 +138,32 @@ impl<'a> Catalog<'a> {
         options: &PutOptions,
     ) -> Result<Written, FileError> {
         self.revise(target, options, &|base| {
+            let at_once = match options.mode {
+                PutMode::Replace => None,
+                PutMode::Append | PutMode::Overwrite => self.together(sources)?,
+            };
+            if let Some(tree) = at_once {
+                return self.lay(base, &TreePath::root(), &Entry::Dir(tree), options.mode);
+            }
             sources.iter().try_fold(*base, |tree, (path, entry)| self.lay(&tree, path, entry, options.mode))
         })
+    }
+
+    /// The tree of all sources; none if one of them lies at or below another one's path, so that order counts.
+    fn together(&self, sources: &[(TreePath, Entry)]) -> Result<Option<ContentRef>, FileError> {
+        let paths: BTreeSet<&TreePath> = sources.iter().map(|(path, _)| path).collect();
+        let above = |path: &TreePath| std::iter::successors(path.parent(), TreePath::parent);
+        let nested = paths.iter().any(|path| above(path).any(|above| paths.contains(&above)));
+        if nested || paths.len() < sources.len() {
+            return Ok(None);
+        }
+        Ok(Some(place_many(self.blobs, sources)?))
     }
 
     /// Deletes everything a pattern chooses, in one commit. Nothing to delete makes no commit.
     ///
     /// # Errors
-    /// [`FileError`].
+    /// [`FileError`]; a branch without a commit is one.
     pub fn delete_files(
         &self,
         target: &Ref,
@@ -224,9 +242,10 @@ impl<'a> Catalog<'a> {
                 if version(&now) != version(&base) {
                     return Ok(None);
                 }
-                let commit = match target.branch() {
-                    Some(branch) => change.commit(&branch, content, &options.description)?,
-                    None => change.write(now.map_or(Id::from_bytes([0; 16]), |open| open.id), content)?,
+                let commit = match (target.branch(), now) {
+                    (Some(branch), _) => change.commit(&branch, content, &options.description)?,
+                    (None, Some(open)) => change.write(open.id, content)?,
+                    (None, None) => return Err(FileError::NotWritable(target.clone())),
                 };
                 Ok(Some(commit))
             })?;

@@ -55,7 +55,8 @@ pub fn choose<E: From<TreesError>>(
     if let Some(literal) = pattern.literal() {
         let path = TreePath::parse(literal).map_err(TreesError::from)?;
         if let Some(entry) = find(blobs, root, &path)? {
-            visit(literal.trim_end_matches('/'), &entry)?;
+            let text = if path.is_root() { String::new() } else { path.to_string() };
+            visit(&text, &entry)?;
         }
         return Ok(());
     }

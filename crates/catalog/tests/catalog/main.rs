@@ -5,6 +5,7 @@ mod datums;
 mod deep;
 mod durable;
 mod files;
+mod histories;
 mod outputs;
 mod shop;
 mod trees;
