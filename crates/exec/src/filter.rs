@@ -6,15 +6,15 @@
 //! mounts, loading code into the kernel, clocks, keys, and interfaces with a history of flaws (io_uring,
 //! userfaultfd, bpf, perf). Calls newer than this list are refused as unknown to the kernel.
 //! `ptrace` stays allowed, as in other runtimes: sanitizers need it, and it reaches only the step's own processes.
+//!
+//! The kernel runs a new filter once for every system call there is, to remember which are always allowed. So the
+//! length of the program is paid with every step, and it is put together here, one test for each number, rather
+//! than by a general compiler: that took 0.2 ms a step.
 
-use std::collections::BTreeMap;
+use libc::sock_filter;
 
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    sock_filter,
-};
-
-use crate::refusal::Refusal;
+use crate::refusal::{Doing, Refusal};
+use crate::sys;
 
 /// Refused with "operation not permitted".
 const FORBIDDEN: &[i64] = &[
@@ -86,91 +86,290 @@ const FORBIDDEN_HERE: &[i64] = &[];
 const UNKNOWN: &[i64] =
     &[libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
 
-/// The newest call this list was checked against (`listns`); later ones count as unknown.
+/// The newest call this list was checked against (`listns`); later ones count as unknown, and with them the
+/// calls of the x32 interface, numbered from 2^30.
 const NEWEST: u32 = 470;
 
-const NEW_NAMESPACES: [i32; 8] = [
-    libc::CLONE_NEWNS,
-    libc::CLONE_NEWPID,
-    libc::CLONE_NEWIPC,
-    libc::CLONE_NEWUTS,
-    libc::CLONE_NEWNET,
-    libc::CLONE_NEWUSER,
-    libc::CLONE_NEWCGROUP,
-    libc::CLONE_NEWTIME,
+/// The kernel forgets namespaces of time in `clone`: there, the bit belongs to the signal.
+const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWCGROUP) as u32;
+
+/// Calls that are forbidden with some arguments only.
+const SOMETIMES: [Sometimes; 4] = [
+    Sometimes { call: libc::SYS_clone, argument: 0, when: When::AnyBit(NEW_NAMESPACES) },
+    Sometimes {
+        call: libc::SYS_unshare,
+        argument: 0,
+        when: When::AnyBit(NEW_NAMESPACES | libc::CLONE_NEWTIME as u32),
+    },
+    // Typing into the caller's terminal.
+    Sometimes {
+        call: libc::SYS_ioctl,
+        argument: 1,
+        when: When::OneOf(&[libc::TIOCSTI as u32, libc::TIOCLINUX as u32]),
+    },
+    // The hypervisor, kernel cryptography, raw packets, and protocols that hardly anybody walks through.
+    Sometimes {
+        call: libc::SYS_socket,
+        argument: 0,
+        when: When::OneOf(&[
+            libc::AF_VSOCK as u32,
+            libc::AF_ALG as u32,
+            libc::AF_PACKET as u32,
+            libc::AF_KEY as u32,
+            libc::AF_RDS as u32,
+            libc::AF_TIPC as u32,
+        ]),
+    },
 ];
 
-/// The compiled filter.
-pub(crate) struct Filter {
-    programs: [BpfProgram; 2],
+struct Sometimes {
+    call: i64,
+    argument: u32,
+    when: When,
 }
+
+enum When {
+    AnyBit(u32),
+    OneOf(&'static [u32]),
+}
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xC000_003E;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xC000_00B7;
+
+/// The filter, ready for the kernel.
+pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Compiles the filter for this machine.
-    pub fn compile() -> Result<Self, Refusal> {
-        let failed = |error: &dyn std::fmt::Display| Refusal::System {
-            doing: format!("compiling the system call filter: {error}"),
-            errno: libc::ENOSYS,
-        };
-        let forbidden = forbidden().map_err(|e| failed(&e))?;
-        let unknown = UNKNOWN.iter().map(|call| (*call, Vec::new())).collect();
-        let mut unknown = compile(unknown, libc::ENOSYS).map_err(|e| failed(&e))?;
-        refuse_newer(&mut unknown);
-        Ok(Self { programs: [compile(forbidden, libc::EPERM).map_err(|e| failed(&e))?, unknown] })
+    /// Puts the filter together.
+    pub fn new() -> Self {
+        Self(assemble(&instructions()))
     }
 
-    /// Puts this process and all its descendants under the filter, with no new privileges from now on.
+    /// Puts this process and all its descendants under the filter. They must have renounced new privileges.
     pub fn apply(&self) -> Result<(), Refusal> {
-        for program in &self.programs {
-            seccompiler::apply_filter(program).map_err(|error| {
-                let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
-                Refusal::System { doing: format!("setting the system call filter: {error}"), errno }
-            })?;
+        sys::set_filter(&self.0).doing("setting the system call filter")
+    }
+}
+
+/// Where an instruction goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    /// The tests of one of [`SOMETIMES`].
+    Arguments(usize),
+    Allow,
+    Forbid,
+    Unknown,
+    Kill,
+}
+
+/// One instruction of the kernel's filter machine, with names for places.
+enum Instruction {
+    /// Loads 32 bits of the description of the call.
+    Load(u32),
+    /// Goes to the place if the comparison with what was loaded holds, else on.
+    If(Compare, u32, To),
+    /// Goes to the place.
+    Go(To),
+    /// The place itself.
+    Here(To),
+}
+
+#[derive(Clone, Copy)]
+enum Compare {
+    Equal,
+    Unequal,
+    Greater,
+    AnyBit,
+}
+
+/// Offsets in the kernel's description of a call (`struct seccomp_data`).
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+fn instructions() -> Vec<Instruction> {
+    use Instruction::{Go, Here, If, Load};
+    let mut program = vec![
+        Load(ARCH),
+        If(Compare::Unequal, ARCHITECTURE, To::Kill),
+        Load(NUMBER),
+        If(Compare::Greater, NEWEST, To::Unknown),
+    ];
+    let tests = SOMETIMES.iter().enumerate().map(|(place, sometimes)| (sometimes.call, To::Arguments(place)));
+    let tests = tests
+        .chain(FORBIDDEN.iter().chain(FORBIDDEN_HERE).map(|call| (*call, To::Forbid)))
+        .chain(UNKNOWN.iter().map(|call| (*call, To::Unknown)));
+    program.extend(tests.map(|(call, to)| If(Compare::Equal, call as u32, to)));
+    program.push(Go(To::Allow));
+    for (place, sometimes) in SOMETIMES.iter().enumerate() {
+        // The lower half of a 64-bit argument, which comes first on the machines we run on.
+        program.extend([Here(To::Arguments(place)), Load(ARGUMENTS + 8 * sometimes.argument)]);
+        match sometimes.when {
+            When::AnyBit(bits) => program.push(If(Compare::AnyBit, bits, To::Forbid)),
+            When::OneOf(values) => {
+                program.extend(values.iter().map(|value| If(Compare::Equal, *value, To::Forbid)));
+            }
         }
-        Ok(())
+        program.push(Go(To::Allow));
     }
+    program.extend([To::Allow, To::Forbid, To::Unknown, To::Kill].map(Here));
+    program
 }
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
-
-fn compile(rules: Rules, errno: i32) -> Result<BpfProgram, seccompiler::Error> {
-    let arch = std::env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?;
-    Ok(filter.try_into()?)
-}
-
-fn forbidden() -> Result<Rules, seccompiler::Error> {
-    let mut rules: Rules = FORBIDDEN.iter().chain(FORBIDDEN_HERE).map(|call| (*call, Vec::new())).collect();
-    let mut namespaces = Vec::new();
-    for flag in NEW_NAMESPACES {
-        let bit = u64::from(flag as u32);
-        namespaces.push(when(0, SeccompCmpOp::MaskedEq(bit), bit)?);
+/// Turns names of places into distances; a place that is an end becomes its verdict.
+fn assemble(program: &[Instruction]) -> Vec<sock_filter> {
+    let verdict = |to: To| match to {
+        To::Allow => Some(libc::SECCOMP_RET_ALLOW),
+        To::Forbid => Some(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        To::Unknown => Some(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        To::Kill => Some(libc::SECCOMP_RET_KILL_PROCESS),
+        To::Arguments(_) => None,
+    };
+    let takes_room = |instruction: &Instruction| match instruction {
+        Instruction::Here(to) => verdict(*to).is_some(),
+        _ => true,
+    };
+    let distance = |from: usize, to: To| {
+        let after = &program[from + 1..];
+        let place = after.iter().position(|other| matches!(other, Instruction::Here(there) if *there == to));
+        let between = &after[..place.expect("every place named is in the program, after its uses")];
+        between.iter().filter(|other| takes_room(other)).count() as u32
+    };
+    let short = |far: u32| u8::try_from(far).expect("the program is shorter than a jump can be");
+    let line = |code: u32, jt: u8, jf: u8, k: u32| sock_filter { code: code as u16, jt, jf, k };
+    let mut lines = Vec::new();
+    for (at, instruction) in program.iter().enumerate() {
+        match *instruction {
+            Instruction::Load(offset) => {
+                lines.push(line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset));
+            }
+            Instruction::If(compare, value, to) => {
+                let far = short(distance(at, to));
+                let (kind, jt, jf) = match compare {
+                    Compare::Equal => (libc::BPF_JEQ, far, 0),
+                    Compare::Unequal => (libc::BPF_JEQ, 0, far),
+                    Compare::Greater => (libc::BPF_JGT, far, 0),
+                    Compare::AnyBit => (libc::BPF_JSET, far, 0),
+                };
+                lines.push(line(libc::BPF_JMP | kind | libc::BPF_K, jt, jf, value));
+            }
+            Instruction::Go(to) => lines.push(line(libc::BPF_JMP | libc::BPF_JA, 0, 0, distance(at, to))),
+            Instruction::Here(to) => {
+                lines.extend(verdict(to).map(|k| line(libc::BPF_RET | libc::BPF_K, 0, 0, k)));
+            }
+        }
     }
-    // The low byte of clone's flags is the exit signal, and CLONE_NEWTIME lies in it.
-    let without_time = namespaces[..7].to_vec();
-    rules.insert(libc::SYS_clone, without_time);
-    rules.insert(libc::SYS_unshare, namespaces);
-    // Typing into the caller's terminal.
-    let ioctls = [libc::TIOCSTI, libc::TIOCLINUX].map(|request| when(1, SeccompCmpOp::Eq, request));
-    rules.insert(libc::SYS_ioctl, ioctls.into_iter().collect::<Result<_, _>>()?);
-    // Sockets that reach the hypervisor, and kernel cryptography and other rarely walked protocol code.
-    let families = [libc::AF_VSOCK, libc::AF_ALG, libc::AF_PACKET, libc::AF_KEY, libc::AF_RDS, libc::AF_TIPC];
-    let families = families.map(|family| when(0, SeccompCmpOp::Eq, family as u64));
-    rules.insert(libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?);
-    Ok(rules)
+    lines
 }
 
-fn when(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, seccompiler::Error> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
-}
+#[cfg(test)]
+#[expect(unsafe_code, reason = "system calls that no library offers")]
+mod tests {
+    use super::{ARCHITECTURE, FORBIDDEN, FORBIDDEN_HERE, Filter, NEWEST, UNKNOWN};
+    use libc::{c_long, syscall};
+    use std::io::Error;
 
-/// Puts before a program: a call with a number above [`NEWEST`] does not exist.
-///
-/// The x32 calls of x86-64, numbered from 2^30, are among them.
-fn refuse_newer(program: &mut BpfProgram) {
-    let load_number = sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
-    let skip_unless_greater = sock_filter { code: 0x25, jt: 0, jf: 1, k: NEWEST };
-    let no_such_call = sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x0005_0000 | libc::ENOSYS as u32 };
-    program.splice(0..0, [load_number, skip_unless_greater, no_such_call]);
+    type Call = fn() -> c_long;
+
+    /// What a call fails with under the filter, 0 if it succeeds.
+    fn answers(calls: &'static [(&str, Call)]) -> Vec<(&'static str, i32)> {
+        // A filter is a thread's own, so that the test program as a whole stays free.
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_no_new_privs(true).unwrap();
+            Filter::new().apply().unwrap();
+            let failure = |call: &Call| match call() {
+                -1 => Error::last_os_error().raw_os_error().unwrap(),
+                _ => 0,
+            };
+            calls.iter().map(|(name, call)| (*name, failure(call))).collect()
+        });
+        thread.join().unwrap()
+    }
+
+    #[test]
+    fn calls_are_refused_by_the_kernel() {
+        use libc::{EBADF, EINVAL, ENOSYS, EPERM};
+        // SAFETY of all: the arguments are numbers or null, and the calls are refused or harmless.
+        let expected: [(&str, Call, i32); 18] = [
+            ("getpid", || unsafe { syscall(libc::SYS_getpid) }, 0),
+            ("unshare files", || unsafe { syscall(libc::SYS_unshare, libc::CLONE_FS) }, 0),
+            ("unshare user", || unsafe { syscall(libc::SYS_unshare, libc::CLONE_NEWUSER) }, EPERM),
+            ("unshare time", || unsafe { syscall(libc::SYS_unshare, libc::CLONE_NEWTIME) }, EPERM),
+            (
+                "clone user",
+                || unsafe { syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0) },
+                EPERM,
+            ),
+            ("clone3", || unsafe { syscall(libc::SYS_clone3, 0, 0) }, ENOSYS),
+            ("setns", || unsafe { syscall(libc::SYS_setns, -1, 0) }, EPERM),
+            ("mount", || unsafe { syscall(libc::SYS_mount, 0, 0, 0, 0, 0) }, EPERM),
+            ("keyctl", || unsafe { syscall(libc::SYS_keyctl, 0, 0) }, EPERM),
+            ("bpf", || unsafe { syscall(libc::SYS_bpf, 0, 0, 0) }, EPERM),
+            ("io_uring", || unsafe { syscall(libc::SYS_io_uring_setup, 1, 0) }, ENOSYS),
+            ("vsock", || unsafe { syscall(libc::SYS_socket, libc::AF_VSOCK, libc::SOCK_STREAM, 0) }, EPERM),
+            ("odd socket", || unsafe { syscall(libc::SYS_socket, libc::AF_INET, 99, 0) }, EINVAL),
+            ("type into a terminal", || unsafe { syscall(libc::SYS_ioctl, -1, libc::TIOCSTI, 0) }, EPERM),
+            (
+                "the same, high bits set",
+                || unsafe { syscall(libc::SYS_ioctl, -1, libc::TIOCSTI | 1 << 40, 0) },
+                EPERM,
+            ),
+            ("ask a terminal", || unsafe { syscall(libc::SYS_ioctl, -1, libc::TIOCGWINSZ, 0) }, EBADF),
+            ("beyond the newest", || unsafe { syscall(c_long::from(NEWEST) + 1) }, ENOSYS),
+            ("x32 getpid", || unsafe { syscall(1 << 30 | 39) }, ENOSYS),
+        ];
+        let calls: Vec<_> = expected.iter().map(|(name, call, _)| (*name, *call)).collect();
+        let got = answers(Vec::leak(calls));
+        let expected: Vec<_> = expected.iter().map(|(name, _, errno)| (*name, *errno)).collect();
+        assert_eq!(got, expected);
+    }
+
+    /// Runs the program as the kernel would.
+    fn verdict(program: &[libc::sock_filter], arch: u32, call: u32, argument: u32) -> u32 {
+        let (mut at, mut loaded) = (0, 0);
+        loop {
+            let line = &program[at];
+            at += 1;
+            let jump = |holds: bool| usize::from(if holds { line.jt } else { line.jf });
+            match u32::from(line.code) {
+                0x20 => {
+                    loaded = match line.k {
+                        0 => call,
+                        4 => arch,
+                        _ => argument,
+                    }
+                }
+                0x15 => at += jump(loaded == line.k),
+                0x25 => at += jump(loaded > line.k),
+                0x45 => at += jump(loaded & line.k != 0),
+                0x05 => at += line.k as usize,
+                0x06 => return line.k,
+                other => panic!("unknown instruction {other:#x}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_listed_call_meets_its_verdict_and_no_other_does() {
+        let program = Filter::new().0;
+        for call in 0..=NEWEST {
+            let number = i64::from(call);
+            let expected = match () {
+                () if FORBIDDEN.contains(&number) || FORBIDDEN_HERE.contains(&number) => 0x0005_0001,
+                () if UNKNOWN.contains(&number) => 0x0005_0026,
+                () => 0x7fff_0000,
+            };
+            assert_eq!(verdict(&program, ARCHITECTURE, call, 0), expected, "call {call}");
+            assert_eq!(verdict(&program, ARCHITECTURE ^ 1, call, 0), 0x8000_0000, "call {call}");
+        }
+        assert!(program.len() < 120, "{} instructions are paid with every step", program.len());
+    }
 }

@@ -204,7 +204,6 @@ impl Sandbox<'_> {
 
     fn start(&self, user: &User) -> Result<Pid, Refusal> {
         let program = Program::new(self.order)?;
-        sys::default_signals();
         let streams = [0, 1, 2].map(|number: usize| self.streams[number].as_raw_fd());
         let (uid, gid) = (rustix::thread::Uid::from_raw(user.uid), rustix::thread::Gid::from_raw(user.gid));
         let groups: Vec<_> = user.groups.iter().map(|gid| rustix::thread::Gid::from_raw(*gid)).collect();

@@ -43,6 +43,8 @@ pub fn launcher_main() -> ! {
 fn connect() -> io::Result<Wire> {
     // Apart from the terminal's process group: an interrupt is for the executor to handle.
     let _ = setsid();
+    // What is ignored here would be ignored in every step.
+    sys::default_signals();
     sys::close_all_but(&mut [])?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -97,7 +99,7 @@ impl Launcher {
         Ok(Self {
             groups,
             roots: Roots::new(in_user_namespace)?,
-            filter: Filter::compile()?,
+            filter: Filter::new(),
             network: None,
             in_user_namespace,
         })

@@ -165,6 +165,15 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sets a filter of system calls for this thread and everything it starts.
+pub(crate) fn set_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the program lives during the call, its length is given, and the kernel only reads it.
+    let done =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Switches an interface of the current network namespace on.
 pub(crate) fn interface_up(socket: impl AsFd, name: &str) -> io::Result<()> {
     // SAFETY: all fields are numbers, for which zero is valid.

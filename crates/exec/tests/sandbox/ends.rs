@@ -134,7 +134,7 @@ fn timeouts_end_even_the_stubborn(lab: &Lab) {
     let long = long(86398);
     let script = format!("trap '' TERM INT HUP; sleep {long} & echo begun; while :; do sleep {long}; done");
     let mut step = lab.sh(&script);
-    step.timeout = Some(Duration::from_millis(300));
+    step.timeout = Some(Duration::from_millis(1500));
     let ran = lab.run(step.clone()).unwrap();
     assert_eq!((ran.outcome.exit, ran.text().as_str()), (Exit::TimedOut, "begun"));
     assert!(ran.outcome.outputs.is_empty() && !runs(&long));

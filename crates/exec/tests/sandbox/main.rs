@@ -1,6 +1,8 @@
 //! What every executor owes its callers, as checks over a [`lab::Lab`]: each is a test of its own as whoever runs
 //! the tests, and all run once more as an ordinary user.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where anything is not as it should be")]
+
 /// Names checks and makes a test of each.
 macro_rules! checks {
     ($($name:ident),* $(,)?) => {

@@ -6,6 +6,8 @@ use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::Command;
 
+use quern_exec::{ExecError, Refusal};
+
 use crate::lab::{Lab, as_root, launcher};
 use crate::{ends, escapes, limits, sees};
 
@@ -30,6 +32,29 @@ fn the_suite_as_an_ordinary_user() {
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
+/// A user namespace in which no other may be made, and no right to do without.
+const FORBIDDEN: &str = "echo 0 > /proc/sys/user/max_user_namespaces && \
+                         exec setpriv --bounding-set -sys_admin --inh-caps -all \"$0\" \"$@\"";
+
+#[test]
+fn a_machine_that_forbids_namespaces_is_told_apart() {
+    const CHILD: &str = "QUERN_TEST_FORBIDDEN";
+    if std::env::var_os(CHILD).is_none() {
+        let wrapper =
+            ["env", "QUERN_TEST_FORBIDDEN=1", "unshare", "--user", "--map-root-user", "sh", "-c", FORBIDDEN];
+        as_nobody("ordinary_user::a_machine_that_forbids_namespaces_is_told_apart", &wrapper);
+        return;
+    }
+    match Lab::new(1).executor.check() {
+        Err(ExecError::Refused(refusal @ Refusal::Namespaces { .. })) => {
+            let text = refusal.to_string();
+            assert!(text.starts_with("this machine does not allow user namespaces"), "{text}");
+            assert!(text.contains("`sysctl user.max_user_namespaces="), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Runs one test of this program again as somebody who is not root.
 fn as_nobody(test: &str, wrapper: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
@@ -44,15 +69,16 @@ fn as_nobody(test: &str, wrapper: &[&str]) {
     let program = copy(&std::env::current_exe().unwrap(), "test");
     let mut words = wrapper.iter().map(std::ffi::OsString::from).collect::<Vec<_>>();
     words.push(program.into());
-    let status = Command::new(&words[0])
+    let mut command = Command::new(&words[0]);
+    command
         .args(&words[1..])
         .args(["--exact", test, "--nocapture"])
         .env("QUERN_TEST_LAUNCHER", copy(&launcher(), "launcher"))
         .env("TMPDIR", dir.path())
-        .current_dir(dir.path())
-        .uid(ORDINARY)
-        .gid(ORDINARY)
-        .status()
-        .unwrap();
+        .current_dir(dir.path());
+    if as_root() {
+        command.uid(ORDINARY).gid(ORDINARY);
+    }
+    let status = command.status().unwrap();
     assert!(status.success(), "as an ordinary user: {status}; its output is above");
 }
