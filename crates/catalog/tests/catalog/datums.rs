@@ -203,6 +203,16 @@ proptest! {
     }
 
     #[test]
+    fn no_bytes_are_read_as_another_set(mut bytes: Vec<u8>, entries in 0usize..3, cut in 0usize..80) {
+        bytes.resize(entries * 72, 7);
+        let whole = [b"quern.datums.v1\n".as_slice(), &bytes].concat();
+        let given = whole[..whole.len().saturating_sub(cut)].to_vec();
+        if let Ok(set) = DatumSet::decode(given.clone()) {
+            prop_assert_eq!(DatumSet::new(set.iter().collect()).encoded(), given.as_slice());
+        }
+    }
+
+    #[test]
     fn difference_is_set_difference(
         planned: BTreeMap<u16, u8>, current: BTreeMap<u16, u8>, older: BTreeMap<u16, u8>,
     ) {

@@ -215,6 +215,19 @@ fn an_output_without_links_is_not_written_again() {
 }
 
 #[test]
+fn records_of_shared_paths_that_are_refused() {
+    let check = |text: &str, expected: &str| {
+        let error = Shared::decode(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    assert!(Shared::decode(br#"{"version":1,"policy":"concat","paths":[]}"#).unwrap().is_empty());
+    check(r#"{"version":2,"policy":"concat","paths":[]}"#, "format 2");
+    check(r#"{"version":1,"policy":"other","paths":[]}"#, "unknown variant");
+    check(r#"{"version":1,"policy":"last","paths":[["/a/../b",[]]]}"#, "contains `..`");
+    check("", "EOF");
+}
+
+#[test]
 fn another_policy_merges_anew() {
     let shop = Shop::new();
     let outputs = outputs(&shop, &[&[("/a", "1")], &[("/a", "2")]]);
