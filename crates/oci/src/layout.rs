@@ -224,7 +224,8 @@ fn read_index(files: &Files, path: &Path, limits: &Limits) -> Result<Index, Layo
     let read = |name: &str| -> Result<Vec<u8>, LayoutError> {
         let io_error = |source| LayoutError::Io { path: path.join(name), source };
         let found = files.open(name.as_bytes()).map_err(io_error)?;
-        let (source, size) = found.ok_or_else(|| not_a_layout(format!("it has no `{name}`")))?;
+        let (source, size) =
+            found.ok_or_else(|| not_a_layout(format!("it has no `{name}`{}", files.hint())))?;
         if size > limits.document {
             return Err(BlobError::TooLarge { what: "an index", limit: limits.document }.into());
         }
@@ -246,6 +247,16 @@ fn read_index(files: &Files, path: &Path, limits: &Limits) -> Result<Index, Layo
 }
 
 impl Files {
+    /// What to do with something that is nearly a layout.
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Archive { members, .. } if members.contains_key(b"manifest.json".as_slice()) => {
+                ", as archives of `docker save` before version 25; convert it by `skopeo copy docker-archive:FILE oci:DIRECTORY`"
+            }
+            _ => "",
+        }
+    }
+
     /// A file of the layout with its size; none if there is none. Links that lead out of the layout are not followed.
     fn open(&self, name: &[u8]) -> io::Result<Option<(Box<dyn Read + Send>, u64)>> {
         match self {

@@ -32,7 +32,7 @@ impl Default for Limits {
             layer: 100 << 30,
             ratio: 200,
             ratio_from: 256 << 20,
-            members: 5_000_000,
+            members: 2_000_000,
             depth: 250,
             extension: 1 << 20,
         }

@@ -275,6 +275,12 @@ impl Layer<'_> {
         let Some((parent, name)) = path.split_last() else {
             return self.whole_root(&path, member);
         };
+        if parent.names().any(|name| name.starts_with(b".wh..wh.")) {
+            return Ok(()); // Below the book-keeping of an old storage driver.
+        }
+        if parent.names().any(|name| name.starts_with(b".wh.")) {
+            return Err(UnpackError::Whiteout(path));
+        }
         let Some(hidden) = name.strip_prefix(b".wh.") else {
             let parent = self.unpacker.root.directory(&parent, &path, &mut self.made)?;
             self.made.touch(&parent.path, &parent.fd).map_err(UnpackError::io("look at", &parent.path))?;
@@ -410,7 +416,7 @@ impl Layer<'_> {
         }
         let opaque = hidden == b".wh..opq";
         if hidden.starts_with(b".wh.") && !opaque {
-            return Ok(()); // Book-keeping of an old storage driver, ignored by every engine.
+            return Ok(()); // That book-keeping itself, ignored by every engine.
         }
         let Some(directory) =
             self.unpacker.root.existing(parent).map_err(UnpackError::io("look for", path))?

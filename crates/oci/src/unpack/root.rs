@@ -72,6 +72,7 @@ enum Missing<'a> {
 /// How a walk can fail.
 enum Walk {
     Missing,
+    TooDeep,
     Through(LayerPath),
     InTheWay(LayerPath, &'static str),
     Path(PathProblem),
@@ -107,12 +108,10 @@ impl Root {
             Walk::Through(link) => UnpackError::ThroughLink { path: member.clone(), link },
             Walk::InTheWay(at, reason) => UnpackError::Unreachable { path: member.clone(), at, reason },
             Walk::Path(problem) => UnpackError::Path { path: member.to_string(), problem },
+            Walk::TooDeep => UnpackError::TooDeep { path: member.clone(), limit: self.depth },
             Walk::Missing => UnpackError::io("make the directory of", member)(Errno::NOENT),
             Walk::Os(errno) => UnpackError::io("make the directory of", member)(errno),
         })?;
-        if directory.path.names().count() >= self.depth {
-            return Err(UnpackError::TooDeep { path: member.clone(), limit: self.depth });
-        }
         self.last = Some((path.clone(), directory.clone()));
         Ok(directory)
     }
@@ -141,6 +140,10 @@ impl Root {
                 continue;
             }
             let place = current.child(&name).map_err(Walk::Path)?;
+            // Checked before anything is made: a tree deeper than a process has descriptors is hard to remove again.
+            if place.path.names().count() >= self.depth {
+                return Err(Walk::TooDeep);
+            }
             match kind_of(&place)? {
                 Some(FileType::Directory) => current = self.at(place.path)?,
                 Some(FileType::Symlink) => {

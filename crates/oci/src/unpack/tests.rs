@@ -143,7 +143,10 @@ fn whiteouts_hide_what_lies_below_and_nothing_else() {
     check(&[&["a=1"], &["a=2", ".wh.a"]], &["a=2"]);
     check(&[&["a=1"], &[".wh.a", "a=2"]], &["a=2"]);
     check(&[&["d/x=1"], &["d/y=2", ".wh.d"]], &["d/", "d/y=2"]);
-    check(&[&["a=1"], &[".wh.b", "c/.wh.x", "n/.wh..wh..opq", ".wh..wh.plnk"]], &["a=1"]);
+    check(
+        &[&["a=1"], &[".wh.b", "c/.wh.x", "n/.wh..wh..opq", ".wh..wh.plnk/", ".wh..wh.plnk/1.2=x"]],
+        &["a=1"],
+    );
     check(&[&["d/x=1", "l->d"], &[".wh.l"]], &["d/", "d/x=1"]);
     check(&[&["d/x=1", "l->d"], &["l/.wh.x"]], &["d/", "l->d"]);
 }
@@ -214,6 +217,24 @@ fn owners_bits_and_attributes_as_root() {
     assert_eq!(report.note_count, 2);
 }
 
+#[test]
+fn device_nodes_on_request() {
+    let space = space();
+    let options = UnpackOptions { devices: true, ..UnpackOptions::for_current_user() };
+    let mut unpacker = Unpacker::new(&space.root, &options).unwrap();
+    let mut header = header("null", EntryType::Char, "", 0);
+    header.set_device_major(1).unwrap();
+    header.set_device_minor(3).unwrap();
+    header.set_cksum();
+    match unpacker.layer(header.as_bytes().as_slice()) {
+        Ok(_) => {
+            let meta = space.root.join("null").metadata().unwrap();
+            assert_eq!((meta.file_type().is_char_device(), meta.rdev()), (true, rustix::fs::makedev(1, 3)));
+        }
+        Err(error) => assert!(error.to_string().contains("cannot make the node `/null`"), "{error}"),
+    }
+}
+
 fn refused(layers: &[&[&str]], expected: &str) {
     let space = space();
     let layers: Vec<_> = layers.iter().map(|members| layer(members)).collect();
@@ -244,6 +265,7 @@ fn hostile_members_are_refused() {
     refused(&[&[".wh..."]], "names no file");
     refused(&[&["d/.wh.."]], "names no file");
     refused(&[&[".wh."]], "names no file");
+    refused(&[&[".wh.d/f=1"]], "names no file");
     refused(&[&["f=1"], &["f/x=1"]], "`/f` is not a directory");
     refused(&[&["a->b", "b->a"], &["a/f=1"]], "leads in a circle");
 }
@@ -259,6 +281,7 @@ fn deep_trees_are_refused_even_through_links() {
     unpacker.layer(layer(&["a/b/c/d/f=1", "l->a/b/c"]).as_slice()).unwrap();
     let error = unpacker.layer(layer(&["l/x/y/f=1"]).as_slice()).err().unwrap();
     assert!(matches!(error, UnpackError::TooDeep { limit: 5, .. }), "{error}");
+    assert_eq!(space.list().iter().filter(|line| line.contains("/x")).count(), 1);
 }
 
 #[test]
@@ -313,6 +336,27 @@ proptest! {
             links_outside += usize::from(meta.is_file() && meta.ino() == space.outside.join("secret").metadata().unwrap().ino());
         });
         prop_assert_eq!(links_outside, 0);
+    }
+
+    /// Any bytes of two layers changed, with the checksums of the headers made right again.
+    #[test]
+    fn damaged_layers_end_in_an_error_or_inside(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+    ) {
+        let space = space();
+        let first = layer(&["d/", "d/f=1", "l->../outside", "x/", "m->d"]);
+        let mut second = layer(&["m/g=2", "d/.wh.f", "h=>d/f", "n/", "n/o=3"]);
+        for (index, byte) in changes {
+            let at = index.index(second.len());
+            second[at] = byte;
+            let start = at / 512 * 512;
+            let mut header = Header::new_old();
+            header.as_mut_bytes().copy_from_slice(&second[start..start + 512]);
+            header.set_cksum();
+            second[start..start + 512].copy_from_slice(header.as_bytes());
+        }
+        let _any_result = space.unpack(&[first, second]);
+        space.assert_untouched();
     }
 
     #[test]
