@@ -273,6 +273,81 @@ fn the_filter_is_asked_every_time() {
     assert_eq!(bench.import(&ImportOptions { filter: Some(&texts), ..FOLLOW }).hashed_files, 0);
 }
 
+#[test]
+fn directories_swapped_for_links_while_we_walk_lead_nowhere() {
+    let bench = Bench::new();
+    bench.space.write("outside/f", "secret");
+    bench.space.write("outside/g", "secret");
+    bench.write("other", "public");
+    let (dir, hidden) = (bench.source().join("dir"), bench.space.path("hidden"));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let mut imported = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fs::create_dir(&dir).unwrap();
+                fs::write(dir.join("f"), "public").unwrap();
+                symlink("../other", dir.join("g")).unwrap();
+                fs::rename(&dir, &hidden).unwrap();
+                symlink("../outside", &dir).unwrap();
+                fs::remove_file(&dir).unwrap();
+                fs::remove_dir_all(&hidden).unwrap();
+            }
+        });
+        for _ in 0..400 {
+            if let Ok(import) = bench.importer.import(&bench.source(), &FOLLOW) {
+                imported += 1;
+                let shown = bench.show(&import.tree).join("\n");
+                assert!(!shown.contains("secret"), "{shown}");
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(imported > 0, "no import came through");
+}
+
+#[test]
+fn a_file_that_changes_while_it_is_read_is_whole_or_refused() {
+    let bench = Bench::new();
+    bench.write("f", "");
+    let path = bench.source().join("f");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let (mut whole, mut refused) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in (0..10u8).cycle() {
+                if done.load(std::sync::atomic::Ordering::Relaxed) {
+                    return;
+                }
+                // Written in two halves: a reader in between sees a file that is neither old nor new.
+                let mut file = fs::File::create(&path).unwrap();
+                for _ in 0..2 {
+                    std::io::Write::write_all(&mut file, &vec![b'0' + round; 150_000]).unwrap();
+                }
+                sleep(Duration::from_millis(2));
+            }
+        });
+        for _ in 0..300 {
+            match bench.importer.import(&bench.source(), &FOLLOW) {
+                Ok(import) => {
+                    whole += 1;
+                    let tree = Tree::decode(&bench.blobs.get(&import.tree.digest).unwrap()).unwrap();
+                    let Some(Entry::File { content, .. }) = tree.get("f") else { panic!("a file") };
+                    let bytes = bench.blobs.get(&content.digest).unwrap();
+                    assert_eq!(bytes.len() as u64, content.size);
+                }
+                Err(ImportError::Flaws(flaws)) => {
+                    refused += 1;
+                    assert!(flaws[0].to_string().contains("changed while it was read"), "{}", flaws[0]);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(whole > 0, "{refused} refused");
+}
+
 /// One edit of a directory.
 #[derive(Debug, Clone)]
 enum Edit {

@@ -537,6 +537,95 @@ proptest! {
     }
 }
 
+/// Not a test by itself: run by [`an_ordinary_user_can_do_it_all`] under another user.
+#[test]
+fn works_for_whoever_runs_it() {
+    if std::env::var(USER).is_err() {
+        return;
+    }
+    assert_ne!(rustix::process::geteuid().as_raw(), 0);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let bench = Bench::new();
+    for text_of_a in ["1", "2"] {
+        let model = large(&[("a", text(text_of_a)), ("run", Thing::File(b"#!".to_vec(), true))]);
+        assert_eq!(read_dir(&bench.present(&model).path), model);
+    }
+    let scratch = bench.workspace.scratch().unwrap();
+    let expected: Model =
+        [("d/e/f", text("deep")), ("locked", text("?"))].map(|(path, thing)| (path.to_owned(), thing)).into();
+    for (path, thing) in &expected {
+        let Thing::File(bytes, _) = thing else { continue };
+        fs::create_dir_all(scratch.join(path).parent().unwrap()).unwrap();
+        fs::write(scratch.join(path), bytes).unwrap();
+    }
+    for (path, mode) in [("d/e/f", 0o000), ("d/e", 0o100), ("d", 0o400), ("locked", 0o222), ("", 0o000)] {
+        fs::set_permissions(scratch.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    assert_eq!(bench.workspace.take(&scratch).unwrap().digest, bench.put(&expected));
+    let next = bench.workspace.scratch().unwrap();
+    assert_eq!(fs::read_dir(next).unwrap().count(), 0);
+}
+
+const USER: &str = "QUERN_TEST_WORKSPACE_USER";
+
+#[test]
+fn an_ordinary_user_can_do_it_all() {
+    const NOBODY: u32 = 65534;
+    let space = TempSpace::new();
+    let program = space.path("tests");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.args(["--exact", "works_for_whoever_runs_it"]).env(USER, "1").env("TMPDIR", space.root());
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(space.root(), Some(NOBODY), Some(NOBODY)).unwrap();
+        std::os::unix::process::CommandExt::uid(&mut command, NOBODY).current_dir(space.root());
+        std::os::unix::process::CommandExt::gid(&mut command, NOBODY);
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn depth_ends_where_paths_end() {
+    let bench = Bench::new();
+    let scratch = bench.workspace.scratch().unwrap();
+    let mut dir = fs::File::open(&scratch).unwrap();
+    let dig = |dir: &fs::File, name: &str| {
+        rustix::fs::mkdirat(dir, name, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        fs::File::from(rustix::fs::openat(dir, name, flags, rustix::fs::Mode::empty()).unwrap())
+    };
+    for _ in 0..2000 {
+        dir = dig(&dir, "d");
+    }
+    let taken = bench.workspace.take(&scratch).unwrap();
+    let mut expected = Tree::default();
+    bench.blobs.put(&expected.encode()).unwrap();
+    for _ in 0..2000 {
+        expected = Tree::new(vec![("d".to_owned(), Entry::Dir(expected.content_ref()))]).unwrap();
+    }
+    assert_eq!(taken, expected.content_ref());
+    let shown = show(&bench.workspace, &taken.digest);
+    assert!(shown.path.join(vec!["d"; 1900].join("/")).is_dir());
+    drop(shown);
+    // Changed into another tree and thrown away, as any other one.
+    expected.set("file", Some(Entry::Link("x".into()))).unwrap();
+    let shown = show(&bench.workspace, &bench.blobs.put(&expected.encode()).unwrap().digest);
+    assert!(shown.path.join("file").is_symlink());
+
+    let scratch = bench.workspace.scratch().unwrap();
+    let mut dir = fs::File::open(&scratch).unwrap();
+    for _ in 0..3000 {
+        dir = dig(&dir, "d");
+    }
+    let error = bench.workspace.take(&scratch).unwrap_err().to_string();
+    assert!(error.contains("longer than 4096 bytes"), "{error}");
+    assert_eq!(fs::read_dir(bench.workspace.scratch().unwrap()).unwrap().count(), 0);
+    // Too deep for the library that removes temporary directories.
+    assert!(Command::new("rm").arg("-rf").arg(bench.space.root()).status().unwrap().success());
+}
+
 const CHILD: &str = "QUERN_TEST_WORKSPACE_CHILD";
 
 /// Tree number `n` of the trees the killed processes show.

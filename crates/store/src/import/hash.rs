@@ -7,7 +7,7 @@ use quern_core::ContentRef;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::list::{Folder, unlock};
+use super::list::Folder;
 use super::stamp::{self, Seen, Stamp};
 use super::survey::Found;
 use super::{Failure, Flaw, FlawReason, ImportError, Kind, Output, Scene};
@@ -140,7 +140,7 @@ fn open(scene: &Scene<'_>, job: &Job) -> Result<File, Errno> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match beneath::open(scene.root, &job.path, through, flags) {
         Err(Errno::ACCESS) if scene.output.is_some() => {
-            unlock(scene, &job.path)?;
+            beneath::unlock(scene.root, &job.path)?;
             beneath::open(scene.root, &job.path, through, flags)
         }
         result => result,

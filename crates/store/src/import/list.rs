@@ -6,17 +6,16 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 
 use quern_core::TreePath;
-use rustix::fs::{FileType, OFlags, RawDir};
+use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
 use super::memory::Remembered;
 use super::stamp::{self, Stamp};
 use super::survey::Found;
 use super::{Flaw, FlawReason, Kind, Scene};
-use crate::workspace::beneath::{self, Through};
+use crate::workspace::beneath;
 use crate::workspace::spread::{SERIAL, spread};
 
 /// All directories, parents before children, level by level.
@@ -172,7 +171,12 @@ fn descend<'m>(
 fn list_one<'m>(scene: &Scene<'_>, pending: &Pending<'m>) -> Result<(Folder<'m>, Vec<Flaw>), Flaw> {
     let failed = |error: Errno| Flaw::io(&pending.path, error);
     let dir = open_dir(scene, pending.path.as_str()).map_err(failed)?;
-    let stamp = stamp::look_at(&dir).map_err(failed)?.stamp;
+    let seen = stamp::look_at(&dir).map_err(failed)?;
+    if scene.output.is_some() && !seen.executable {
+        // Its names can be read, but nothing behind them.
+        beneath::unlock(scene.root, pending.path.as_str()).map_err(failed)?;
+    }
+    let stamp = seen.stamp;
     let mut flaws = Vec::new();
     let names = match pending.before {
         Some(before) if before.stamp() == stamp && stamp.settled(scene.memory.started) => {
@@ -199,21 +203,11 @@ fn list_one<'m>(scene: &Scene<'_>, pending: &Pending<'m>) -> Result<(Folder<'m>,
 pub(super) fn open_dir(scene: &Scene<'_>, path: &str) -> Result<OwnedFd, Errno> {
     match beneath::open_dir(scene.root, path) {
         Err(Errno::ACCESS) if scene.output.is_some() => {
-            unlock(scene, path)?;
+            beneath::unlock(scene.root, path)?;
             beneath::open_dir(scene.root, path)
         }
         result => result,
     }
-}
-
-/// Lets the owner read, write and search a file or directory.
-pub(super) fn unlock(scene: &Scene<'_>, path: &str) -> Result<(), Errno> {
-    let file = beneath::open(scene.root, path, Through::NoLinks, OFlags::PATH)?;
-    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-    let mode = std::fs::metadata(&link).map(|found| found.permissions().mode());
-    let mode = mode.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    let open = rustix::fs::Mode::from_raw_mode((mode & 0o7777) | 0o700);
-    rustix::fs::chmod(&link, open)
 }
 
 fn read_names(dir: impl AsFd, path: &TreePath, flaws: &mut Vec<Flaw>) -> Result<Vec<Name>, Errno> {

@@ -3,9 +3,9 @@
 //! The kernel resolves every path in one call that refuses to step outside (`openat2`), so a directory swapped
 //! for a link by somebody else while we walk cannot lead us away, which checking names first could not promise.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 /// How links on the way are treated.
@@ -51,4 +51,14 @@ pub(crate) fn create(
 /// Opens a directory below `root` for reading its names.
 pub(crate) fn open_dir(root: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
     open(root, path, Through::NoLinks, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+/// Lets the owner read a file, or read, write and search a directory below `root`.
+pub(crate) fn unlock(root: impl AsFd, path: &str) -> Result<(), Errno> {
+    let file = open(root, path, Through::NoLinks, OFlags::PATH)?;
+    let mode = rustix::fs::fstat(&file)?.st_mode;
+    let needed = if FileType::from_raw_mode(mode).is_dir() { 0o700 } else { 0o400 };
+    // A descriptor that is good for nothing but naming the file; the kernel changes modes by path only.
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::chmod(link, Mode::from_raw_mode((mode & 0o7777) | needed))
 }

@@ -42,9 +42,7 @@ pub(super) fn changes(blobs: &dyn Blobs, from: Option<&Digest>, to: &Digest) -> 
         let old = from.map(|digest| read_tree(blobs, &digest)).transpose()?;
         let mut change = Change { dir, fresh: old.is_none(), remove: Vec::new(), write: Vec::new() };
         let gone = compare(&mut change, old.unwrap_or_default(), read_tree(blobs, &to)?, &mut open)?;
-        for entry in &gone {
-            changes.removed += weight(blobs, entry)?;
-        }
+        changes.removed += weight(blobs, gone)?;
         changes.added += change.write.iter().map(|(_, entry)| size(entry)).sum::<u64>();
         if change.fresh || !change.remove.is_empty() || !change.write.is_empty() {
             changes.list.push(change);
@@ -98,10 +96,17 @@ fn compare(
     Ok(gone)
 }
 
-/// Bytes of all files below an entry.
-fn weight(blobs: &dyn Blobs, entry: &Entry) -> Result<u64, PortError> {
-    let Entry::Dir(content) = entry else { return Ok(size(entry)) };
-    read_tree(blobs, &content.digest)?.entries().iter().map(|(_, entry)| weight(blobs, entry)).sum()
+/// Bytes of all files at and below these entries.
+fn weight(blobs: &dyn Blobs, mut open: Vec<Entry>) -> Result<u64, PortError> {
+    let mut bytes = 0;
+    while let Some(entry) = open.pop() {
+        bytes += size(&entry);
+        if let Entry::Dir(content) = entry {
+            let below = read_tree(blobs, &content.digest)?;
+            open.extend(below.into_entries().into_iter().map(|(_, entry)| entry));
+        }
+    }
+    Ok(bytes)
 }
 
 /// Bytes of a file.

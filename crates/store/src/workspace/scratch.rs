@@ -10,11 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quern_core::ContentRef;
 use quern_core::port::PortError;
-use rustix::fs::{Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
 use rustix::io::Errno;
 
-use super::FolderWorkspace;
 use super::write::DIR_MODE;
+use super::{FolderWorkspace, beneath};
 use crate::import::{self, ImportError, Output};
 
 /// A directory with more entries than this goes to the trash as a whole.
@@ -81,12 +81,20 @@ fn weight(dir: &Path) -> u64 {
 }
 
 fn open(workspace: &FolderWorkspace, scratch: &Path) -> Result<OwnedFd, PortError> {
-    if scratch.parent() != Some(&workspace.places.scratch) || scratch.file_name().is_none() {
+    let folder = &workspace.places.scratch;
+    let name = scratch.strip_prefix(folder).ok().and_then(Path::to_str).filter(|name| !name.contains('/'));
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
         return Err(PortError::Other(format!("{} is not a scratch directory", scratch.display())));
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(scratch, flags, Mode::empty())
-        .map_err(|e| PortError::io(format!("opening {}", scratch.display()), e.into()))
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(folder, flags, Mode::empty()).and_then(|folder| {
+        let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if found.st_mode & 0o700 != 0o700 {
+            beneath::unlock(&folder, name)?;
+        }
+        beneath::open_dir(&folder, name)
+    });
+    opened.map_err(|e| PortError::io(format!("opening {}", scratch.display()), e.into()))
 }
 
 /// Empties the directory for the next use, or throws it away if it holds much or is not as it was made.
