@@ -39,18 +39,22 @@ impl Change<'_> {
         Ok(self.meta.delete(REPOS, name.as_str())?)
     }
 
-    /// Deletes a branch; its commits stay in the repo.
+    /// Deletes a branch; its finished commits stay in the repo.
     ///
     /// # Errors
-    /// [`VersionError::InUse`] if a branch is made from it, unless `force`. [`VersionError::HeadIsOpen`] while it is
-    /// being written, [`VersionError::NoBranch`].
+    /// [`VersionError::InUse`] if a branch is made from it, [`VersionError::HeadIsOpen`] while it is being written;
+    /// with `force` neither, and what is being written is dropped. [`VersionError::NoBranch`].
     pub fn delete_branch(&mut self, name: &BranchRef, force: bool) -> Result<(), VersionError> {
         self.view().branch(name)?;
-        if let Some(open) = self.view().head(name)?.filter(Commit::is_open) {
+        let open = self.view().head(name)?.filter(Commit::is_open);
+        if let Some(open) = open.as_ref().filter(|_| !force) {
             return Err(VersionError::HeadIsOpen { branch: name.clone(), commit: open.id });
         }
         if let Some(reader) = self.view().readers(name)?.into_iter().next().filter(|_| !force) {
             return Err(VersionError::InUse { what: name.to_string(), reader });
+        }
+        if let Some(open) = open {
+            self.remove(&open)?;
         }
         self.unlink_branch(name)
     }

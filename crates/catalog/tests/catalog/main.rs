@@ -1,6 +1,7 @@
 //! The catalog on fakes of its ports.
 #![expect(clippy::unwrap_used, reason = "a failed fake is a failed test")]
 
+mod consistency;
 mod datums;
 mod deep;
 mod durable;
