@@ -77,3 +77,7 @@ printf '\n# A comment, and nothing but a comment.\n' >> source/main.py
 run update pipeline -f count.json
 run flush commit count_build@source
 run list job
+
+say "Why did the last job of \`count\` run, and what could it reuse?"
+job=$("$quern" list job -p count -n 1 | awk 'NR == 2 { print $1 }')
+run why "$job"
