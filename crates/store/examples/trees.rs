@@ -143,7 +143,7 @@ fn print(name: &str, mut figures: Vec<f64>) {
 
 fn import(state: &Path, source: &Path) -> Outcome<()> {
     let store = Store::open(state, &OpenOptions::default())?;
-    let importer = Importer::new(store.blobs().clone(), store.layout().imports(), 0);
+    let importer = Importer::of(&store)?;
     let options = ImportOptions { links: Links::FollowFiles, filter: None, lane: "" };
     let import = importer.import(source, &options)?;
     store.blobs().sync()?;

@@ -27,6 +27,7 @@ use quern_core::port::{Blobs, PortError};
 use quern_core::{ContentRef, Digest, TreePath};
 use rustix::fs::{Mode, OFlags};
 
+use crate::Store;
 use crate::workspace::LargeFiles;
 use memory::Memory;
 
@@ -196,6 +197,15 @@ pub struct Importer {
 }
 
 impl Importer {
+    /// An importer into an open state folder.
+    ///
+    /// # Errors
+    /// If the index of the blobs cannot be read.
+    pub fn of(store: &Store) -> Result<Self, PortError> {
+        let epoch = store.blobs().epoch()?;
+        Ok(Self::new(Arc::clone(store.blobs()) as Arc<dyn Blobs>, store.layout().imports(), epoch))
+    }
+
     /// An importer that keeps its memory in files of the directory `memories`, created when first needed.
     ///
     /// `epoch` is a number that differs after blobs were removed from the store: with another one than last time,

@@ -10,10 +10,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use proptest::prelude::{Strategy, any, prop_assert_eq, prop_oneof, proptest};
-use quern_core::port::Blobs;
+use quern_core::port::{Blobs, PortError};
 use quern_core::tree::Entry;
-use quern_core::{ContentRef, Tree, TreePath};
+use quern_core::{ContentRef, Digest, Tree, TreePath};
 use quern_store::import::{Import, ImportError, ImportOptions, Importer, Kind, Links};
+use quern_store::{OpenOptions, PruneOptions, Root, Store};
 use quern_testkit::{MemBlobs, TempSpace};
 
 const FOLLOW: ImportOptions<'static> = ImportOptions { links: Links::FollowFiles, filter: None, lane: "" };
@@ -149,16 +150,43 @@ fn content_the_store_lost_is_read_again() {
     let first = bench.import(&FOLLOW);
     // A root that is gone: everything below it is in doubt.
     bench.blobs.remove(&first.tree.digest);
-    bench.blobs.remove(&quern_core::Digest::of(b"two"));
+    bench.blobs.remove(&Digest::of(b"two"));
     let second = bench.import(&FOLLOW);
     assert_eq!((second.tree, second.hashed_files), (first.tree, 1));
     assert_eq!(bench.show(&second.tree), ["a/", "a/f one", "g two"]);
     // The root is there but the store says that it removed something.
-    bench.blobs.remove(&quern_core::Digest::of(b"one"));
+    bench.blobs.remove(&Digest::of(b"one"));
     let importer = Importer::new(Arc::new(bench.blobs.clone()), bench.space.path("memories"), 1);
     let third = importer.import(&bench.source(), &FOLLOW).unwrap();
     assert_eq!((third.tree, third.hashed_files), (first.tree, 1));
     assert_eq!(importer.import(&bench.source(), &FOLLOW).unwrap().hashed_files, 0);
+}
+
+#[test]
+fn what_was_pruned_is_imported_again() {
+    let space = TempSpace::new();
+    space.write("source/a/f", "one");
+    space.write("source/g", "two");
+    settle();
+    let import = || {
+        let store = Store::open(&space.path("state"), &OpenOptions::default()).unwrap();
+        let import = Importer::of(&store).unwrap().import(&space.path("source"), &FOLLOW).unwrap();
+        store.blobs().sync().unwrap();
+        import
+    };
+    let first = import();
+    assert_eq!((first.hashed_files, import().hashed_files), (2, 0));
+    let store = Store::open(&space.path("state"), &OpenOptions::default()).unwrap();
+    // All but the root is unreferenced.
+    let roots = |show: &mut dyn FnMut(Root)| {
+        show(Root::Blob(first.tree.digest));
+        Ok::<(), PortError>(())
+    };
+    store.prune(&PruneOptions::default(), &roots).unwrap();
+    drop(store);
+    assert_eq!((import(), import().hashed_files), (first, 0));
+    let store = Store::open(&space.path("state"), &OpenOptions::default()).unwrap();
+    assert_eq!(store.blobs().get(&Digest::of(b"one")).unwrap(), b"one");
 }
 
 #[test]
