@@ -222,9 +222,9 @@ pub enum List {
     Pipeline {
         /// Only this one
         name: Option<String>,
-        /// Only those in this state
+        /// Only those in this state: running or paused
         #[arg(long, value_name = "STATE")]
-        state: Vec<String>,
+        status: Vec<String>,
         /// Print the specs instead
         #[arg(long)]
         spec: bool,
@@ -250,9 +250,9 @@ pub struct JobFilter {
     /// Only jobs that read this commit (repeat: all of them)
     #[arg(short, long, value_name = "REF")]
     pub input: Vec<String>,
-    /// Only jobs in this state (repeat: any of them)
+    /// Only jobs in this state, such as failure (repeat: any of them)
     #[arg(long, value_name = "STATE")]
-    pub state: Vec<String>,
+    pub status: Vec<String>,
     /// At most so many
     #[arg(short, long, value_name = "N")]
     pub number: Option<usize>,

@@ -101,7 +101,7 @@ fn run_list(home: &Home, list: List) -> Result<(), Failure> {
         List::Branch { repo } => branch::list(home, &repo),
         List::Commit { target, number } => commit::list(home, target.as_deref(), number),
         List::File { target } => file::list(home, &target),
-        List::Pipeline { name, state, spec } => pipeline::list(home, name.as_deref(), &state, spec),
+        List::Pipeline { name, status, spec } => pipeline::list(home, name.as_deref(), &status, spec),
         List::Job(filter) => job::list(home, &filter),
         List::Datum { job: Some(job), .. } => datum::list(home, &job),
         List::Datum { job: None, file } => datum::dry_run(home, file.as_deref().unwrap_or("-")),

@@ -26,7 +26,7 @@ pub fn list(home: &Home, filter: &JobFilter) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(inputs)
     })?;
-    let limit = filter.number.filter(|_| filter.state.is_empty() && inputs.is_empty());
+    let limit = filter.number.filter(|_| filter.status.is_empty() && inputs.is_empty());
     let mut jobs = port::read(&*home.records.meta, |r| {
         let mut jobs = job::list(r, filter.pipeline.as_deref(), limit)?;
         for input in &inputs {
@@ -35,7 +35,7 @@ pub fn list(home: &Home, filter: &JobFilter) -> Result<(), Failure> {
         }
         Ok::<_, Failure>(jobs)
     })?;
-    jobs.retain(|job| filter.state.is_empty() || filter.state.iter().any(|state| state == job.state.name()));
+    jobs.retain(|job| filter.status.is_empty() || filter.status.iter().any(|state| state == job.state.name()));
     jobs.truncate(filter.number.unwrap_or(usize::MAX));
     print_list(home, &jobs)
 }

@@ -275,7 +275,7 @@ pub fn delete(home: &Home, name: Option<&str>, keep: Keep) -> Result<(), Failure
 impl Home {
     /// Images by name.
     pub fn images(&self) -> Result<LocalImages, Failure> {
-        LocalImages::new(self.store.layout().root().join("images")).map_err(|e| Failure::new(Kind::Machine, e))
+        Ok(LocalImages::new(self.store.layout().root().join("images")))
     }
 }
 
