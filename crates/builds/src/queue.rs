@@ -3,7 +3,7 @@
 //! A job holds all its outputs or none: it has its turn when it is first in every queue it stands in. Jobs are put into all
 //! their queues at once, so the order in which they came is the same in every queue and nobody waits in a ring.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use quern_core::{Id, Version};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ impl OutputQueues {
     /// Takes a job out of all queues, whether it had its turn or not. Gives back the jobs whose turn it is now
     /// and was not before, each once.
     pub fn leave(&mut self, job: Id) -> Vec<Id> {
-        let mut moved_up: Vec<Id> = Vec::new();
+        let mut moved_up = BTreeSet::new();
         for queue in self.queues.values_mut() {
             if queue.front() == Some(&job) {
                 moved_up.extend(queue.get(1));
@@ -41,10 +41,7 @@ impl OutputQueues {
             queue.retain(|other| *other != job);
         }
         self.queues.retain(|_, queue| !queue.is_empty());
-        moved_up.sort_unstable();
-        moved_up.dedup();
-        moved_up.retain(|other| self.has_turn(*other));
-        moved_up
+        moved_up.into_iter().filter(|other| self.has_turn(*other)).collect()
     }
 
     /// Whether a job is first in every queue it stands in, and stands in one.
@@ -54,16 +51,9 @@ impl OutputQueues {
     }
 
     /// The jobs a job waits for, in each of its queues the ones before it, each once.
-    pub fn blocked_by(&self, job: Id) -> Vec<Id> {
-        let mut before: Vec<Id> = self
-            .queues
-            .values()
-            .filter(|queue| queue.contains(&job))
-            .flat_map(|queue| queue.iter().copied().take_while(|other| *other != job))
-            .collect();
-        before.sort_unstable();
-        before.dedup();
-        before
+    pub fn blocked_by(&self, job: Id) -> BTreeSet<Id> {
+        let queues = self.queues.values().filter(|queue| queue.contains(&job));
+        queues.flat_map(|queue| queue.iter().copied().take_while(|other| *other != job)).collect()
     }
 }
 
@@ -87,12 +77,22 @@ mod tests {
         assert!(!queues.enter(job(3), &branches(&["a", "b"])));
         assert!(!queues.enter(job(3), &branches(&["a", "b"])), "entering twice changes nothing");
         assert!(!queues.enter(job(4), &branches(&["b"])), "nobody overtakes");
-        assert_eq!(queues.blocked_by(job(4)), [job(2), job(3)]);
+        assert_eq!(queues.blocked_by(job(4)), [job(2), job(3)].into());
         assert_eq!(queues.leave(job(1)), []);
         assert_eq!(queues.leave(job(2)), [job(3)]);
         assert_eq!(queues.leave(job(3)), [job(4)]);
         assert_eq!(queues.leave(job(4)), []);
         assert_eq!(queues, OutputQueues::default());
+    }
+
+    #[test]
+    fn a_turn_is_given_once() {
+        let mut queues = OutputQueues::default();
+        queues.enter(job(1), &branches(&["a", "b", "c"]));
+        queues.enter(job(3), &branches(&["c"]));
+        queues.enter(job(2), &branches(&["a", "b"]));
+        assert_eq!(queues.blocked_by(job(2)), [job(1)].into());
+        assert_eq!(queues.leave(job(1)), [job(2), job(3)]);
     }
 
     #[test]
