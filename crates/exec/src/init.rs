@@ -41,6 +41,8 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
 /// Capabilities are numbered up to here at most.
 const MOST_CAPABILITIES: u32 = 63;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What the kernel's memory killer goes by, from -1000 (never) to 1000 (first).
+pub(crate) const MEMORY_SCORE: &str = "/proc/self/oom_score_adj";
 const HOST_NAME: &[u8] = b"quern";
 const OPEN_FILES: u64 = 65_536;
 /// Exit code of a child that could not execute the program; never seen outside.
@@ -64,6 +66,8 @@ pub(crate) struct Sandbox<'a> {
     pub covered: Covered,
     /// Whether all this happens in a user namespace with one user.
     pub in_user_namespace: bool,
+    /// What the memory killer thought of the launcher before it was protected, if it is.
+    pub memory_score: Option<&'a str>,
     /// Takes one [`Report`] as JSON; its other end closes when the launcher dies.
     pub report: OwnedFd,
 }
@@ -77,6 +81,23 @@ pub(crate) enum Report {
     Refused(Refusal),
 }
 
+/// Longest report; it is one write to an empty pipe and one read.
+pub(crate) const MOST_REPORT: usize = 16 * 1024;
+
+impl Report {
+    fn in_one_piece(&self) -> Vec<u8> {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        match self {
+            Self::Refused(refusal) if text.len() > MOST_REPORT => {
+                let doing = refusal.to_string().chars().take(MOST_REPORT / 16).collect();
+                let short = Self::Refused(Refusal::System { doing, errno: libc::ENAMETOOLONG });
+                serde_json::to_vec(&short).unwrap_or_default()
+            }
+            _ => text,
+        }
+    }
+}
+
 impl Sandbox<'_> {
     /// Lives the life of the first process.
     pub fn run(self) -> ! {
@@ -85,9 +106,7 @@ impl Sandbox<'_> {
             Err(refusal) => Report::Refused(refusal),
         };
         // Without the report the launcher sees the end of the pipe and says so.
-        if let Ok(text) = serde_json::to_vec(&report) {
-            let _ = rustix::io::write(&self.report, &text);
-        }
+        let _ = rustix::io::write(&self.report, &report.in_one_piece());
         sys::exit_now(0)
     }
 
@@ -120,9 +139,8 @@ impl Sandbox<'_> {
 
     /// The parent-death signal, and a look whether the parent died before it was set.
     fn die_with_launcher(&self) -> Result<(), Refusal> {
-        if !self.in_user_namespace {
-            // The launcher is protected from the memory killer, its steps are not. A kernel without the file has no killer.
-            let _ = fs::write("/proc/self/oom_score_adj", "0");
+        if let Some(score) = self.memory_score {
+            fs::write(MEMORY_SCORE, score).doing("giving up the launcher's protection")?;
         }
         set_parent_process_death_signal(Some(Signal::KILL)).doing("binding the sandbox to its launcher")?;
         let mut ends = [PollFd::new(&self.report, PollFlags::empty())];

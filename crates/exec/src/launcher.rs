@@ -3,7 +3,7 @@
 //! A program with many threads cannot safely copy itself, and a large one copies slowly; this one does nothing
 //! else. It lives until its executor closes the connection or dies, and no step outlives it.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -14,7 +14,7 @@ use rustix::process::{Signal, WaitOptions, pidfd_send_signal, setsid, wait, wait
 
 use crate::filter::Filter;
 use crate::groups::Groups;
-use crate::init::{Report, Sandbox};
+use crate::init::{MEMORY_SCORE, MOST_REPORT, Report, Sandbox};
 use crate::network::QuietNetwork;
 use crate::order::{Cost, Ending, Order, Reply, Request};
 use crate::privilege;
@@ -26,8 +26,6 @@ use crate::wire::{Received, Wire};
 /// Namespaces every step gets; the network comes apart.
 const NAMESPACES: i32 =
     libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
-/// A report is one write to a pipe; longer ones would not be whole.
-const MOST_REPORT: usize = 4096;
 
 /// The life of a launcher, connected to its executor by standard input. Never returns.
 ///
@@ -89,6 +87,15 @@ struct Launcher {
     filter: Filter,
     network: Option<QuietNetwork>,
     in_user_namespace: bool,
+    memory_score: Option<String>,
+}
+
+/// Keeps the memory killer away from this process, which shares its group with steps that have limits; gives the
+/// score it had. Only root may.
+fn protect_from_memory_killer() -> Option<String> {
+    let before = fs::read_to_string(MEMORY_SCORE).ok()?;
+    fs::write(MEMORY_SCORE, "-1000").ok()?;
+    Some(before.trim().to_owned())
 }
 
 impl Launcher {
@@ -102,6 +109,7 @@ impl Launcher {
             filter: Filter::new(),
             network: None,
             in_user_namespace,
+            memory_score: protect_from_memory_killer(),
         })
     }
 
@@ -141,6 +149,7 @@ impl Launcher {
                     network: network.as_ref(),
                     covered,
                     in_user_namespace: self.in_user_namespace,
+                    memory_score: self.memory_score.as_deref(),
                     report,
                 };
                 sandbox.run()

@@ -118,8 +118,12 @@ impl LocalExecutor {
             if cancel.is_set() {
                 return Ok(None);
             }
-            if let Some(worker) = pool.idle.pop() {
-                return Ok(Some(Lent { executor: self, worker: Some(worker) }));
+            if let Some(mut worker) = pool.idle.pop() {
+                if worker.is_alive() {
+                    return Ok(Some(Lent { executor: self, worker: Some(worker) }));
+                }
+                pool.taken -= 1;
+                continue;
             }
             if pool.taken < self.options.workers {
                 pool.taken += 1;

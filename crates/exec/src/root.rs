@@ -49,8 +49,13 @@ pub(crate) struct Roots {
 struct Prepared {
     root: Root,
     points: Vec<Point>,
+    /// What its directories were when it was prepared.
+    stamps: Vec<Stamp>,
     dir: PathBuf,
 }
+
+/// Tells a directory from another that was later made at its place: device, number, time of the last change.
+type Stamp = (u64, u64, i64, i64);
 
 impl Roots {
     /// Makes room for roots, in memory, over a directory that no step needs from the machine.
@@ -69,14 +74,21 @@ impl Roots {
 
     /// The directory at which a root with these places is mounted, prepared now or before.
     pub fn prepare(&mut self, root: &Root, points: &[Point]) -> Result<&Path, Refusal> {
-        let known = self.prepared.iter().position(|p| p.root == *root && p.points == points);
+        let stamps = stamps(root)?;
+        let same = |p: &Prepared| p.root == *root && p.points == points && p.stamps == stamps;
+        let known = self.prepared.iter().position(same);
         let prepared = match known {
             Some(index) => self.prepared.remove(index),
             None => {
                 if self.prepared.len() == MOST_PREPARED {
                     self.dispose(0)?;
                 }
-                self.build(root, points)?
+                Prepared {
+                    root: root.clone(),
+                    points: points.to_vec(),
+                    stamps,
+                    dir: self.build(root, points)?,
+                }
             }
         };
         self.prepared.push(prepared);
@@ -86,34 +98,25 @@ impl Roots {
     fn dispose(&mut self, index: usize) -> Result<(), Refusal> {
         let old = self.prepared.remove(index);
         unmount(&old.dir, UnmountFlags::DETACH).doing("unmounting an old root")?;
-        for leftover in [old.dir.clone(), skeleton_of(&old.dir), layers_of(&old.dir)] {
-            match fs::remove_dir_all(&leftover) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).doing(format_args!("removing {}", leftover.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        clear(&old.dir).doing("removing an old root")
     }
 
-    fn build(&mut self, root: &Root, points: &[Point]) -> Result<Prepared, Refusal> {
+    fn build(&mut self, root: &Root, points: &[Point]) -> Result<PathBuf, Refusal> {
         self.made += 1;
         let dir = self.base.join(self.made.to_string());
         fs::create_dir(&dir).doing("making a directory for a root")?;
-        match root {
+        let built = match root {
             Root::Layers(layers) => self.overlay(layers, points, &dir),
             Root::Host { places, etc } => host_root(places, etc, points, &dir),
-        }
-        .and_then(|()| {
-            let dev = dir.join("dev");
-            mount_bind_recursive(self.base.join("dev"), &dev).doing("mounting /dev")
-        })
-        .inspect_err(|_| {
-            // What was mounted so far goes with the directory; the error reported is the first one.
+        };
+        let built = built.and_then(|()| {
+            mount_bind_recursive(self.base.join("dev"), dir.join("dev")).doing("mounting /dev")
+        });
+        if built.is_err() {
             while unmount(&dir, UnmountFlags::DETACH).is_ok() {}
-        })?;
-        Ok(Prepared { root: root.clone(), points: points.to_vec(), dir })
+            clear(&dir).doing("removing a root that could not be prepared")?;
+        }
+        built.map(|()| dir)
     }
 
     /// Layers under a skeleton that has the places they lack.
@@ -182,6 +185,29 @@ impl Roots {
         let tree = open_tree(CWD, &dev, OpenTreeFlags::OPEN_TREE_CLOEXEC).doing("opening /dev")?;
         sys::set_mount_attributes(tree, libc::MOUNT_ATTR_RDONLY, false).doing("making /dev read-only")
     }
+}
+
+fn stamps(root: &Root) -> Result<Vec<Stamp>, Refusal> {
+    let dirs = match root {
+        Root::Layers(layers) => layers.as_slice(),
+        Root::Host { etc, .. } => std::slice::from_ref(etc),
+    };
+    let stamp = |dir: &String| {
+        let found = fs::metadata(dir).doing(format_args!("looking at {dir}, a part of the image"))?;
+        Ok((found.dev(), found.ino(), found.ctime(), found.ctime_nsec()))
+    };
+    dirs.iter().map(stamp).collect()
+}
+
+/// Removes the directories a root was made of.
+fn clear(dir: &Path) -> io::Result<()> {
+    for leftover in [dir.to_owned(), skeleton_of(dir), layers_of(dir)] {
+        match fs::remove_dir_all(&leftover) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn skeleton_of(dir: &Path) -> PathBuf {

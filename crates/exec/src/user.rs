@@ -1,6 +1,8 @@
 //! Users and groups of an image, read from its `/etc/passwd` and `/etc/group`.
 
 use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 
 use crate::refusal::Refusal;
 
@@ -16,7 +18,7 @@ pub(crate) struct User {
 }
 
 /// A longer file is not read further: no real one comes near.
-const MOST_BYTES: usize = 4 << 20;
+const MOST_BYTES: u64 = 4 << 20;
 /// `-1` means "no change" to the kernel.
 const INVALID: u32 = u32::MAX;
 
@@ -82,15 +84,18 @@ fn number(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number| digits && *number != INVALID)
 }
 
-/// An image without the file has no names.
+/// An image without the file has no names. What is not a plain file (a pipe would block) is none.
 fn read(path: &str) -> String {
-    let Ok(file) = fs::File::open(path) else { return String::new() };
-    let mut bytes = Vec::new();
-    let read = std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST_BYTES as u64), &mut bytes);
-    if read.is_err() {
-        return String::new();
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    let open = || {
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Ok(String::new());
+        }
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES).read_to_end(&mut bytes)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    open().unwrap_or_default()
 }
 
 #[cfg(test)]

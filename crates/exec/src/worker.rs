@@ -78,6 +78,11 @@ impl Worker {
         Ok(worker)
     }
 
+    /// Whether the launcher still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.launcher.try_wait(), Ok(None))
+    }
+
     /// Runs a step to its end. After an error the worker must not be used again.
     pub fn run(
         &mut self,

@@ -76,6 +76,9 @@ fn programs_that_cannot_start(lab: &Lab) {
         let error = lab.run(step).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{program}: {error}");
     }
+    let long = "x".repeat(100_000);
+    let error = lab.run(step(BUSYBOX, &[&long])).unwrap_err().to_string();
+    assert!(error.contains("xxx") && error.len() < 5000, "{error}");
     let mut elsewhere = lab.sh("true");
     elsewhere.env.insert("PATH".into(), "/usr/share:/nowhere".into());
     assert!(lab.run(elsewhere).unwrap_err().to_string().starts_with("program not found: sh"));

@@ -26,6 +26,8 @@ checks! {
     places_the_image_lacks,
     layers,
     the_image_stays_as_it_is,
+    a_new_image_at_an_old_place,
+    an_image_cannot_stall_the_start,
     devices,
 }
 
@@ -266,6 +268,42 @@ fn the_image_stays_as_it_is(lab: &Lab) {
         vec![input("/in/put", lab.room.inline(&[("f", "x")])), input("/bin/deep", lab.room.directory(&[]))];
     lab.said(step);
     assert_eq!(listing(), before);
+}
+
+fn a_new_image_at_an_old_place(lab: &Lab) {
+    let (image, old) = (lab.room.image("busybox"), lab.room.image("old"));
+    let script = "cat /etc/version 2> /dev/null || echo none";
+    assert!(lab.said(lab.sh(script)).ends_with("none"));
+    fs::rename(&image, &old).unwrap();
+    assert!(lab.run(lab.sh(script)).unwrap_err().to_string().contains("a part of the image"));
+    copy(&old, &image);
+    fs::write(image.join("etc/version"), "2").unwrap();
+    assert_eq!(lab.said(lab.sh(script)), "2");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => copy(&from, &to),
+            kind if kind.is_symlink() => {
+                std::os::unix::fs::symlink(fs::read_link(from).unwrap(), to).unwrap();
+            }
+            _ => drop(fs::copy(from, to).unwrap()),
+        }
+    }
+}
+
+fn an_image_cannot_stall_the_start(lab: &Lab) {
+    let passwd = lab.room.image("busybox").join("etc/passwd");
+    fs::remove_file(&passwd).unwrap();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mknodat(rustix::fs::CWD, &passwd, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let mut step = lab.sh("true");
+    step.user = Some("build".into());
+    assert!(lab.run(step).unwrap_err().to_string().contains("user `build` cannot be used"));
+    assert_eq!(lab.said(lab.sh("echo next")), "next");
 }
 
 fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
