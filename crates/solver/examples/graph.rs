@@ -14,8 +14,8 @@ use std::time::Instant;
 use quern_core::{Digest, DigestWriter};
 use quern_solver::{
     Blocking, CacheError, CacheKeyStorage, CacheMap, CancelToken, FileKeyStorage, Graph, GraphBuilder,
-    InlineResultStorage, Input, KeyedCache, MapStep, Op, OpContext, OpError, ResultCodec, SharedResult, Solver,
-    SolverOptions, Vertex, VertexRef,
+    InlineResultStorage, Input, KeyedCache, MapStep, Op, OpContext, OpError, ResultCodec, SharedResult,
+    Solver, SolverOptions, Vertex, VertexRef,
 };
 use serde::Deserialize;
 
@@ -130,7 +130,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let solver = Solver::new(SolverOptions { cache: Arc::new(cache), ..SolverOptions::default() });
     let job = solver.job("build")?;
     let mut failed = None;
-    job.build_all(&graph, &targets, &CancelToken::never(), |_, result| failed = failed.take().or(result.err()));
+    job.build_all(&graph, &targets, &CancelToken::never(), |_, result| {
+        failed = failed.take().or(result.err())
+    });
     lap("build");
     if runs.load(Ordering::Relaxed) > 0 {
         keys.sync()?;

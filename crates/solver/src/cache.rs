@@ -40,11 +40,26 @@ impl Timestamp {
     }
 }
 
+/// A key in a question.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryKey<'a> {
+    /// The key of an input.
+    pub key: &'a CacheKey,
+    /// The part of the input that is used.
+    pub selector: Option<Digest>,
+}
+
+impl<'a> From<&'a CacheKeyWithSelector> for QueryKey<'a> {
+    fn from(name: &'a CacheKeyWithSelector) -> Self {
+        Self { key: &name.key.key, selector: name.selector() }
+    }
+}
+
 /// One question to a cache: which keys are reached from these keys of one input.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     /// Keys of the input, with selectors. Empty: the question is about a key without inputs.
-    pub deps: &'a [CacheKeyWithSelector],
+    pub deps: &'a [QueryKey<'a>],
     /// Which input of the asking operation.
     pub input: u32,
     /// The digest of the asking operation.
@@ -57,7 +72,7 @@ pub struct Query<'a> {
 
 impl Query<'_> {
     /// The link by which a key of the input would lead to an answer.
-    pub fn link(&self, dep: &CacheKeyWithSelector) -> CacheInfoLink {
+    pub fn link(&self, dep: &QueryKey<'_>) -> CacheInfoLink {
         let Self { input, output, digest, .. } = *self;
         CacheInfoLink { input, output, digest, selector: dep.selector }
     }
@@ -133,6 +148,12 @@ pub trait CacheManager: Send + Sync {
     /// [`CacheError`] if the storage fails.
     fn release_unreferenced(&self) -> Result<usize, CacheError> {
         Ok(0)
+    }
+
+    /// True if loading a record takes microseconds, so that no thread of its own is needed.
+    fn loads_quickly(&self, record: &CacheRecord) -> bool {
+        let _ = record;
+        false
     }
 
     /// The storages behind the cache, main part first; what an export walks.

@@ -47,6 +47,7 @@ use call::Slots;
 use edge::{EdgeState, Subscriber};
 use index::EdgeIndex;
 use live::Live;
+use look::Facts;
 
 pub(crate) type VertexId = Id<Live>;
 pub(crate) type EdgeId = Id<EdgeState>;
@@ -61,30 +62,78 @@ pub(crate) struct BuildId(u64);
 
 /// Something that ended outside.
 pub(crate) enum Event {
-    MapDone { vertex: VertexId, index: usize, result: Result<MapStep, VertexError> },
-    ContentDone { vertex: VertexId, input: usize, result: Result<Option<Digest>, VertexError> },
-    ExecDone { vertex: VertexId, result: Result<Vec<SharedResult>, VertexError> },
-    LoadDone { edge: EdgeId, result: Result<SharedResult, CacheError> },
-    SaveDone { edge: EdgeId, result: Result<Vec<CacheRecord>, CacheError> },
+    MapDone {
+        vertex: VertexId,
+        index: usize,
+        result: Result<MapStep, VertexError>,
+    },
+    ContentDone {
+        vertex: VertexId,
+        input: usize,
+        result: Result<Option<Digest>, VertexError>,
+    },
+    ExecDone {
+        vertex: VertexId,
+        result: Result<Vec<SharedResult>, VertexError>,
+    },
+    LoadDone {
+        edge: EdgeId,
+        result: Result<SharedResult, CacheError>,
+    },
+    SaveDone {
+        edge: EdgeId,
+        result: Result<Vec<CacheRecord>, CacheError>,
+    },
     /// The exec of this vertex waits for a sub-build and takes up no room until it ends.
-    Waits { vertex: VertexId },
+    Waits {
+        vertex: VertexId,
+    },
     /// A cache that was pending has more answers now, or has none.
     SourceReady,
-    Cancel { build: BuildId },
+    Cancel {
+        build: BuildId,
+    },
 }
 
 /// Something to be done outside. Whatever is called ends with the matching [`Event`].
 pub(crate) enum Effect {
-    CallMap { vertex: VertexId, def: Arc<Vertex>, index: usize },
-    CallContent(ContentCall),
-    CallExec { vertex: VertexId, def: Arc<Vertex>, inputs: Vec<SharedResult> },
-    Load { edge: EdgeId, cache: Arc<dyn CacheManager>, record: CacheRecord },
-    Save { edge: EdgeId, cache: Arc<dyn CacheManager>, keys: Vec<CacheKey>, result: SharedResult },
+    CallMap {
+        vertex: VertexId,
+        def: Arc<Vertex>,
+        index: usize,
+    },
+    CallContent(Box<ContentCall>),
+    CallExec {
+        vertex: VertexId,
+        def: Arc<Vertex>,
+        inputs: Vec<SharedResult>,
+    },
+    Load {
+        edge: EdgeId,
+        cache: Arc<CombinedCache>,
+        record: Box<CacheRecord>,
+        quick: bool,
+    },
+    Save {
+        edge: EdgeId,
+        cache: Arc<CombinedCache>,
+        keys: Vec<CacheKey>,
+        result: SharedResult,
+    },
     /// Tells a running call that nobody wants it any more; it must end all the same.
     Cancel(Call),
-    Prepare { cache: Arc<dyn CacheManager> },
-    Finished { build: BuildId, result: Result<CachedResult, SolveError> },
-    Progress { jobs: Vec<JobId>, def: Arc<Vertex>, change: Change },
+    Prepare {
+        cache: Arc<CombinedCache>,
+    },
+    Finished {
+        build: BuildId,
+        result: Result<CachedResult, SolveError>,
+    },
+    Progress {
+        jobs: Vec<JobId>,
+        def: Arc<Vertex>,
+        change: Change,
+    },
 }
 
 pub(crate) struct ContentCall {
@@ -139,6 +188,8 @@ pub(crate) struct Core {
     shares: Vec<EdgeId>,
     starts: BinaryHeap<(u32, EdgeId)>,
     effects: Vec<Effect>,
+    /// Reused by every look.
+    facts: Vec<Facts>,
     /// Live vertices that stand apart from their digest because they ignore the cache.
     apart: usize,
 }
@@ -162,6 +213,7 @@ impl Core {
             shares: Vec::new(),
             starts: BinaryHeap::new(),
             effects: Vec::new(),
+            facts: Vec::new(),
             apart: 0,
         }
     }
@@ -275,7 +327,7 @@ impl Core {
         };
         if let (Owner::Vertex(vertex), Ok(result)) = (owner, &result) {
             let first = result.keys().first().cloned();
-            self.vertices[vertex].sub_builds.extend(first);
+            self.vertices[vertex].rare().sub_builds.extend(first);
         }
         self.drop_build(build);
         self.effects.push(Effect::Finished { build, result });
@@ -303,9 +355,7 @@ impl Core {
         let mut at = target;
         loop {
             chain.push(self.vertices[self.edges[at].vertex].def.label());
-            let failed_the_same = |edge: &EdgeId| {
-                matches!(self.edges[*edge].outcome(), Some(Err(f)) if Arc::ptr_eq(f, failure))
-            };
+            let failed_the_same = |edge: &EdgeId| matches!(self.edges[*edge].outcome(), Some(Err(f)) if Arc::ptr_eq(f, failure));
             let next = self.edges[at].deps.iter().map(|dep| self.find(dep.edge)).find(failed_the_same);
             match next {
                 Some(edge) => at = edge,
@@ -335,7 +385,7 @@ impl Core {
         let finished = self.edges[edge].outcome().is_some();
         let mut builds = Vec::new();
         let subscribers = std::mem::take(&mut self.edges[edge].subscribers);
-        for subscriber in &subscribers {
+        for subscriber in subscribers.iter() {
             match subscriber {
                 Subscriber::Edge { edge, .. } => self.queue(*edge),
                 Subscriber::Build(build) => builds.push(*build),

@@ -27,6 +27,9 @@ use crate::result::{CachedResult, SharedResult};
 /// Where the result of a build goes: its number among the caller's edges comes with it.
 pub(crate) type BuildSender = Sender<(usize, Result<CachedResult, SolveError>)>;
 
+/// How many effects are carried out before their outcomes are told to the core.
+const BATCH: usize = 256;
+
 /// What an [`OpContext`] needs of the solver.
 pub(crate) trait Host: Send + Sync {
     fn log(&self, seat: Seat, stream: LogStream, bytes: &[u8]);
@@ -150,15 +153,18 @@ impl Driver {
                 }
                 return;
             }
-            drop(state);
             // Inputs were asked after their consumers; answered in reverse, most edges have
             // everything at the first look.
-            let effects = effects.into_iter().rev();
-            let events: Vec<Event> = effects.filter_map(|effect| self.perform(effect)).collect();
-            state = self.state();
-            for event in events {
-                state.end_of(&event);
-                state.core.on(event);
+            let mut effects = effects.into_iter().rev().peekable();
+            while effects.peek().is_some() {
+                drop(state);
+                let some = effects.by_ref().take(BATCH);
+                let events: Vec<Event> = some.filter_map(|effect| self.perform(effect)).collect();
+                state = self.state();
+                for event in events {
+                    state.end_of(&event);
+                    state.core.on(event);
+                }
             }
         }
     }
@@ -184,14 +190,17 @@ impl Driver {
                     driver.call_exec(vertex, &def, &inputs, cancel, inline)
                 })
             }
-            Effect::Load { edge, cache, record } => self.call(false, Call::Load(edge), move |_, _| {
+            Effect::Load { edge, cache, record, quick } => self.call(quick, Call::Load(edge), move |_, _| {
                 let loaded = no_panic(|| cache.load(&record));
                 let result = loaded.unwrap_or_else(|text| Err(CacheError::storage(text)));
                 Event::LoadDone { edge, result }
             }),
             Effect::Save { edge, cache, keys, result } => {
                 let saved = no_panic(|| self.save(&*cache, &keys, &result));
-                Some(Event::SaveDone { edge, result: saved.unwrap_or_else(|text| Err(CacheError::storage(text))) })
+                Some(Event::SaveDone {
+                    edge,
+                    result: saved.unwrap_or_else(|text| Err(CacheError::storage(text))),
+                })
             }
             Effect::Prepare { cache } => {
                 let this = self.this.clone();
@@ -228,7 +237,14 @@ impl Driver {
         OpContext { vertex: def.label(), cancel, host: self, seat: Seat(vertex.number()), inline }
     }
 
-    fn call_map(&self, vertex: VertexId, def: &Vertex, index: usize, cancel: CancelToken, inline: bool) -> Event {
+    fn call_map(
+        &self,
+        vertex: VertexId,
+        def: &Vertex,
+        index: usize,
+        cancel: CancelToken,
+        inline: bool,
+    ) -> Event {
         let ctx = self.context(vertex, def, cancel, inline);
         let result = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index));
         Event::MapDone { vertex, index, result }
@@ -283,7 +299,11 @@ impl Driver {
     fn now(&self) -> Timestamp {
         let now = Timestamp::of(SystemTime::now()).0;
         let last = self.last_time.fetch_max(now, Ordering::Relaxed);
-        if last < now { Timestamp(now) } else { Timestamp(self.last_time.fetch_add(1, Ordering::Relaxed) + 1) }
+        if last < now {
+            Timestamp(now)
+        } else {
+            Timestamp(self.last_time.fetch_add(1, Ordering::Relaxed) + 1)
+        }
     }
 
     fn tell(&self, seat: Seat, change: Change) {
@@ -308,7 +328,7 @@ impl State {
             Effect::CallExec { vertex, def, .. } => {
                 self.begin(Call::Exec(*vertex), def.op.blocking() != Blocking::Never);
             }
-            Effect::Load { edge, .. } => self.begin(Call::Load(*edge), true),
+            Effect::Load { edge, quick, .. } => self.begin(Call::Load(*edge), !*quick),
             Effect::Save { .. } => self.running += 1,
             Effect::Prepare { .. } => {}
             Effect::Cancel(call) => {

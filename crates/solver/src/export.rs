@@ -152,7 +152,7 @@ pub(crate) fn keys_of_result(
 /// The same keys, knowing more names of their inputs.
 pub(crate) fn with_learned(
     keys: &[ExportableCacheKey],
-    names: &[(usize, CacheKeyWithSelector)],
+    names: &[(u32, CacheKeyWithSelector)],
 ) -> Vec<ExportableCacheKey> {
     let learned = |key: &ExportableCacheKey| {
         let exporter = key.exporter.as_deref().map(|exporter| match exporter {

@@ -14,7 +14,7 @@ use quern_core::{Digest, DigestWriter};
 
 use crate::cache::CombinedCache;
 use crate::export::KeyExporter;
-use crate::op::KeyScope;
+use crate::op::{CacheMap, KeyScope};
 
 /// The output index of content keys, which belong to no operation.
 pub const CONTENT_OUTPUT: i64 = -1;
@@ -51,17 +51,16 @@ impl KeyId {
     }
 
     /// Mints the id of a key with inputs.
-    fn merkle(digest: &Digest, output: i64, deps: &[Vec<CacheKeyWithSelector>]) -> Self {
+    fn merkle(digest: &Digest, output: i64, inputs: usize, names: &[(u32, CacheKeyWithSelector)]) -> Self {
         let mut hash = DigestWriter::new();
         hash.update(b"quern.key.v1\0");
         hash.update(digest.as_bytes());
         hash.update(&output.to_le_bytes());
-        for alternatives in deps {
-            let Some(first) = alternatives.first() else {
-                hash.update(&[0]);
-                continue;
-            };
-            hash.update(&[1 + u8::from(first.selector.is_some())]);
+        hash.update(&(inputs as u64).to_le_bytes());
+        for alternatives in names.chunk_by(|a, b| a.0 == b.0) {
+            let (input, first) = &alternatives[0];
+            hash.update(&input.to_le_bytes());
+            hash.update(&[u8::from(first.selector.is_some())]);
             hash.update(first.key.key.id().0.as_bytes());
             if let Some(selector) = &first.selector {
                 hash.update(selector.as_bytes());
@@ -79,13 +78,16 @@ struct KeyData {
     id: KeyId,
     digest: Digest,
     output: i64,
-    deps: Vec<Vec<CacheKeyWithSelector>>,
-    /// More alternatives, learned when two live edges turned out to be one: exported, not saved.
-    learned: Vec<(usize, CacheKeyWithSelector)>,
-    origin: Option<Arc<Origin>>,
+    inputs: u32,
+    /// By which names each input is known, sorted by input.
+    names: Box<[(u32, CacheKeyWithSelector)]>,
+    /// More names, learned when two live edges turned out to be one: exported, not saved.
+    learned: Option<Box<Vec<(u32, CacheKeyWithSelector)>>>,
+    origin: Option<Origin>,
 }
 
 /// Where a key was found or made: what an exporter needs besides the key.
+#[derive(Clone)]
 pub(crate) struct Origin {
     pub(crate) cache: Arc<CombinedCache>,
     pub(crate) vertex: Digest,
@@ -95,7 +97,7 @@ pub(crate) struct Origin {
 impl CacheKey {
     /// A key without inputs.
     pub fn root(digest: Digest, output: i64, scope: KeyScope) -> Self {
-        Self::with(KeyId::root(&digest, output, scope), digest, output, Vec::new())
+        Self::with(KeyId::root(&digest, output, scope), digest, output)
     }
 
     /// The key of a content digest.
@@ -103,66 +105,81 @@ impl CacheKey {
         Self::root(digest, CONTENT_OUTPUT, KeyScope::Shared)
     }
 
-    /// A key with inputs: `deps[i]` are the alternatives by which input `i` is known.
-    pub fn derived(digest: Digest, output: i64, deps: Vec<Vec<CacheKeyWithSelector>>) -> Self {
-        if deps.is_empty() {
-            return Self::root(digest, output, KeyScope::Shared);
-        }
-        Self::with(KeyId::merkle(&digest, output, &deps), digest, output, deps)
+    /// A key with inputs: `names[i]` are the names by which input `i` is known.
+    pub fn derived(digest: Digest, output: i64, names: Vec<Vec<CacheKeyWithSelector>>) -> Self {
+        let inputs = names.len();
+        let of_input = |(i, names): (u32, Vec<_>)| names.into_iter().map(move |name| (i, name));
+        Self::made(digest, output, inputs, (0u32..).zip(names).flat_map(of_input).collect())
     }
 
-    /// A key whose id is known from a storage.
-    pub fn with(id: KeyId, digest: Digest, output: i64, deps: Vec<Vec<CacheKeyWithSelector>>) -> Self {
-        Self(Arc::new(KeyData { id, digest, output, deps, learned: Vec::new(), origin: None }))
-    }
-
-    pub(crate) fn found(
-        id: KeyId,
+    /// As [`derived`](CacheKey::derived), from names sorted by input.
+    pub(crate) fn made(
         digest: Digest,
         output: i64,
-        deps: Vec<Vec<CacheKeyWithSelector>>,
-        origin: Arc<Origin>,
+        inputs: usize,
+        names: Box<[(u32, CacheKeyWithSelector)]>,
     ) -> Self {
-        Self(Arc::new(KeyData { id, digest, output, deps, learned: Vec::new(), origin: Some(origin) }))
+        if inputs == 0 {
+            return Self::root(digest, output, KeyScope::Shared);
+        }
+        let id = KeyId::merkle(&digest, output, inputs, &names);
+        let inputs = u32::try_from(inputs).expect("few inputs");
+        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin: None }))
+    }
+
+    /// A key whose id is known from a storage, and nothing of its inputs.
+    pub fn with(id: KeyId, digest: Digest, output: i64) -> Self {
+        let names = Box::default();
+        Self(Arc::new(KeyData { id, digest, output, inputs: 0, names, learned: None, origin: None }))
+    }
+
+    /// A key that was found in a cache.
+    pub(crate) fn found(
+        id: KeyId,
+        map: &CacheMap,
+        output: i64,
+        inputs: usize,
+        names: Box<[(u32, CacheKeyWithSelector)]>,
+        origin: Origin,
+    ) -> Self {
+        let inputs = u32::try_from(inputs).expect("few inputs");
+        let (digest, origin) = (map.digest, Some(origin));
+        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin }))
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut KeyData)) -> Self {
+        let KeyData { id, digest, output, inputs, ref names, ref learned, ref origin } = *self.0;
+        let (names, learned, origin) = (names.clone(), learned.clone(), origin.clone());
+        let mut data = KeyData { id, digest, output, inputs, names, learned, origin };
+        change(&mut data);
+        Self(Arc::new(data))
     }
 
     /// The same key with what an exporter needs to know.
-    pub(crate) fn at(&self, origin: Arc<Origin>) -> Self {
-        self.renamed(self.id(), Some(origin))
+    pub(crate) fn at(&self, origin: Origin) -> Self {
+        self.changed(|data| data.origin = Some(origin))
     }
 
     /// The same key under the id a cache knows it by.
-    pub(crate) fn renamed(&self, id: KeyId, origin: Option<Arc<Origin>>) -> Self {
-        let data = &self.0;
-        Self(Arc::new(KeyData {
-            id,
-            digest: data.digest,
-            output: data.output,
-            deps: data.deps.clone(),
-            learned: data.learned.clone(),
-            origin: origin.or_else(|| data.origin.clone()),
-        }))
+    pub(crate) fn renamed(&self, id: KeyId) -> Self {
+        if id == self.id() { self.clone() } else { self.changed(|data| data.id = id) }
     }
 
-    /// The same key with more alternatives for an export.
-    pub(crate) fn with_learned(&self, more: &[(usize, CacheKeyWithSelector)]) -> Self {
-        let data = &self.0;
-        let mut learned = data.learned.clone();
-        for (input, link) in more {
-            let known = |other: &CacheKeyWithSelector| other.selector == link.selector && other.key.key.id() == link.key.key.id();
-            let stands = data.deps.get(*input).is_some_and(|alternatives| alternatives.iter().any(known));
-            if !stands && !learned.iter().any(|(i, other)| i == input && known(other)) {
-                learned.push((*input, link.clone()));
+    /// The same key with more names for an export.
+    pub(crate) fn with_learned(&self, more: &[(u32, CacheKeyWithSelector)]) -> Self {
+        let mut learned = self.learned().to_vec();
+        for (input, name) in more {
+            let stands = |(i, other): &(u32, CacheKeyWithSelector)| {
+                i == input && other.selector == name.selector && other.key.key.id() == name.key.key.id()
+            };
+            if !self.names().iter().chain(&learned).any(stands) {
+                learned.push((*input, name.clone()));
             }
         }
-        Self(Arc::new(KeyData {
-            id: data.id,
-            digest: data.digest,
-            output: data.output,
-            deps: data.deps.clone(),
-            learned,
-            origin: data.origin.clone(),
-        }))
+        if learned.is_empty() {
+            return self.clone();
+        }
+        self.changed(|data| data.learned = Some(Box::new(learned)))
     }
 
     /// The id.
@@ -180,9 +197,14 @@ impl CacheKey {
         self.0.output
     }
 
-    /// For each input, the keys by which it is known.
-    pub fn deps(&self) -> &[Vec<CacheKeyWithSelector>] {
-        &self.0.deps
+    /// How many inputs the operation has, as far as the key knows.
+    pub fn inputs(&self) -> usize {
+        self.0.inputs as usize
+    }
+
+    /// The names by which the inputs are known, each with the number of its input, sorted by it.
+    pub fn names(&self) -> &[(u32, CacheKeyWithSelector)] {
+        &self.0.names
     }
 
     /// Tells key instances of one id apart.
@@ -190,11 +212,11 @@ impl CacheKey {
         Arc::as_ptr(&self.0).addr()
     }
 
-    pub(crate) fn learned(&self) -> &[(usize, CacheKeyWithSelector)] {
-        &self.0.learned
+    pub(crate) fn learned(&self) -> &[(u32, CacheKeyWithSelector)] {
+        self.0.learned.as_ref().map_or(&[], |learned| learned)
     }
 
-    pub(crate) fn origin(&self) -> Option<&Arc<Origin>> {
+    pub(crate) fn origin(&self) -> Option<&Origin> {
         self.0.origin.as_ref()
     }
 }
@@ -209,23 +231,28 @@ impl Eq for CacheKey {}
 
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "CacheKey({}, {} inputs)", self.id().0.short(), self.deps().len())
+        write!(f, "CacheKey({}, {} inputs)", self.id().0.short(), self.inputs())
     }
 }
 
 /// A key of an input together with the part of the input that is used.
 #[derive(Debug, Clone)]
 pub struct CacheKeyWithSelector {
-    /// The part, if not the whole.
-    pub selector: Option<Digest>,
     /// The key.
     pub key: ExportableCacheKey,
+    /// Most inputs are used whole: a box keeps the usual case small.
+    selector: Option<Box<Digest>>,
 }
 
 impl CacheKeyWithSelector {
     /// Joins the two.
     pub fn new(key: impl Into<ExportableCacheKey>, selector: Option<Digest>) -> Self {
-        Self { selector, key: key.into() }
+        Self { key: key.into(), selector: selector.map(Box::new) }
+    }
+
+    /// The part of the input that is used, if not the whole.
+    pub fn selector(&self) -> Option<Digest> {
+        self.selector.as_deref().copied()
     }
 }
 

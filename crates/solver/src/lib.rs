@@ -18,6 +18,7 @@ mod drive;
 mod error;
 mod explain;
 mod export;
+mod few;
 mod graph;
 mod key;
 mod op;
@@ -28,16 +29,16 @@ mod solver;
 
 pub use cache::{
     CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage,
-    CombinedCache, FileKeyStorage, InMemoryKeyStorage, InMemoryResultStorage, InlineResultStorage, KeyedCache, LoadedResult, Query, Readiness, ResultCodec,
-    Timestamp,
+    CombinedCache, FileKeyStorage, InMemoryKeyStorage, InMemoryResultStorage, InlineResultStorage,
+    KeyedCache, LoadedResult, Query, QueryKey, Readiness, ResultCodec, Timestamp,
 };
 pub use cancel::CancelToken;
 pub use decide::Census;
 pub use error::{CacheError, JobError, OpError, Phase, SolveError, VertexError, VertexLabel};
 pub use explain::MissReason;
 pub use export::{
-    CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord, CacheExporterTarget, CacheLink,
-    ConvertFn, Descriptor, Remote,
+    CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord, CacheExporterTarget,
+    CacheLink, ConvertFn, Descriptor, Remote,
 };
 pub use graph::{Edge, Graph, GraphBuilder, GraphError, Input, Vertex, VertexOptions, VertexRef};
 pub use key::{CONTENT_OUTPUT, CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};

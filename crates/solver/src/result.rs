@@ -66,7 +66,7 @@ impl CachedResult {
     }
 
     /// The same result whose keys know more names of their inputs.
-    pub(crate) fn with_learned(&self, names: &[(usize, CacheKeyWithSelector)]) -> Self {
+    pub(crate) fn with_learned(&self, names: &[(u32, CacheKeyWithSelector)]) -> Self {
         Self { result: self.result.clone(), keys: with_learned(&self.keys, names).into() }
     }
 }

@@ -63,7 +63,9 @@ impl Solver {
     pub fn new(options: SolverOptions) -> Self {
         let driver = Driver::new(options.cache, options.parallelism, options.threads);
         let patience = options.job_patience;
-        Self { shared: Arc::new(Shared { driver, jobs: Mutex::default(), appeared: Condvar::new(), patience }) }
+        Self {
+            shared: Arc::new(Shared { driver, jobs: Mutex::default(), appeared: Condvar::new(), patience }),
+        }
     }
 
     /// Starts a job.

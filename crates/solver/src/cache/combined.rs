@@ -101,6 +101,10 @@ impl CacheManager for CombinedCache {
         self.main.save(key, result, created_at)
     }
 
+    fn loads_quickly(&self, record: &CacheRecord) -> bool {
+        record.source == 0 && self.main.loads_quickly(record)
+    }
+
     fn stores(&self) -> Vec<&KeyedCache> {
         self.all().flat_map(|(_, cache)| cache.stores()).collect()
     }

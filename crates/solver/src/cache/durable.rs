@@ -283,7 +283,8 @@ fn load_file(path: PathBuf, generation: u64, file: File) -> Result<Loaded, Cache
     let base = match base::Base::read(&file) {
         Ok(base) => base,
         Err(base::Unusable::Newer(version)) => {
-            let text = format!("{}: format {version} is newer than this program; use a newer one", path.display());
+            let text =
+                format!("{}: format {version} is newer than this program; use a newer one", path.display());
             return Err(CacheError::storage(text));
         }
         Err(base::Unusable::Damaged(why)) => return Ok(Loaded::Damaged { path, why }),

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::cache::storage::{CacheResult, CacheResultStorage};
 use crate::cache::Timestamp;
+use crate::cache::storage::{CacheResult, CacheResultStorage};
 use crate::error::CacheError;
 use crate::export::Remote;
 use crate::result::SharedResult;
@@ -34,6 +34,11 @@ pub trait ResultCodec: Send + Sync {
     /// True if [`is_whole`](ResultCodec::is_whole) could ever say no.
     fn may_lose(&self) -> bool {
         false
+    }
+
+    /// True if [`decode`](ResultCodec::decode) takes microseconds.
+    fn decodes_quickly(&self) -> bool {
+        true
     }
 
     /// Transferable forms of the result that exist already, the preferred one first.
@@ -75,5 +80,9 @@ impl<C: ResultCodec> CacheResultStorage for InlineResultStorage<C> {
 
     fn may_lose(&self) -> bool {
         self.0.may_lose()
+    }
+
+    fn loads_quickly(&self) -> bool {
+        self.0.decodes_quickly()
     }
 }

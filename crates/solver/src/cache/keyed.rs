@@ -8,7 +8,7 @@ use crate::cache::{
     Timestamp,
 };
 use crate::error::CacheError;
-use crate::key::{CacheKey, KeyId};
+use crate::key::{CacheKey, CacheKeyWithSelector, KeyId};
 use crate::result::SharedResult;
 
 /// A cache over a key storage and a result storage.
@@ -69,7 +69,7 @@ impl KeyedCache {
     /// # Errors
     /// [`CacheError`] if the storage fails.
     pub fn resolve(&self, key: &CacheKey) -> Result<KeyId, CacheError> {
-        if key.deps().is_empty() || self.keys.exists(&key.id())? {
+        if key.inputs() == 0 || self.keys.exists(&key.id())? {
             return Ok(key.id());
         }
         self.node_of(key)
@@ -78,16 +78,10 @@ impl KeyedCache {
     /// Union over the alternatives of an input, intersection over the inputs.
     fn node_of(&self, key: &CacheKey) -> Result<KeyId, CacheError> {
         let mut common: Option<Vec<KeyId>> = None;
-        for (input, alternatives) in (0u32..).zip(key.deps()) {
+        for alternatives in key.names().chunk_by(|a, b| a.0 == b.0) {
             let mut reached = Vec::new();
-            for dep in alternatives {
-                let link = CacheInfoLink {
-                    input,
-                    output: key.output(),
-                    digest: key.digest(),
-                    selector: dep.selector,
-                };
-                self.keys.links(&dep.key.key.id(), &link, &mut reached)?;
+            for (input, name) in alternatives {
+                self.keys.links(&name.key.key.id(), &link_of(key, *input, name), &mut reached)?;
             }
             match &mut common {
                 None => common = Some(reached),
@@ -99,10 +93,15 @@ impl KeyedCache {
     }
 
     /// Appends what a key leads to; returns the id of the key in this cache.
-    fn targets(&self, key: &CacheKey, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<KeyId, CacheError> {
+    fn targets(
+        &self,
+        key: &CacheKey,
+        link: &CacheInfoLink,
+        found: &mut Vec<KeyId>,
+    ) -> Result<KeyId, CacheError> {
         let before = found.len();
         self.keys.links(&key.id(), link, found)?;
-        if found.len() > before || key.deps().is_empty() {
+        if found.len() > before || key.inputs() == 0 {
             return Ok(key.id());
         }
         let id = self.resolve(key)?;
@@ -117,19 +116,12 @@ impl KeyedCache {
     fn link_inputs(&self, key: &CacheKey, id: KeyId) -> Result<(), CacheError> {
         let mut open = vec![(key.clone(), id)];
         while let Some((key, id)) = open.pop() {
-            for (input, alternatives) in (0u32..).zip(key.deps()) {
-                for dep in alternatives {
-                    let source = self.resolve(&dep.key.key)?;
-                    let link = CacheInfoLink {
-                        input,
-                        output: key.output(),
-                        digest: key.digest(),
-                        selector: dep.selector,
-                    };
-                    if !self.keys.has_link(&source, &link, &id)? {
-                        self.keys.add_link(&source, &link, &id)?;
-                        open.push((dep.key.key.clone(), source));
-                    }
+            for (input, name) in key.names() {
+                let source = self.resolve(&name.key.key)?;
+                let link = link_of(&key, *input, name);
+                if !self.keys.has_link(&source, &link, &id)? {
+                    self.keys.add_link(&source, &link, &id)?;
+                    open.push((name.key.key.clone(), source));
                 }
             }
         }
@@ -163,7 +155,7 @@ impl CacheManager for KeyedCache {
         let mut sources = Vec::new();
         for dep in query.deps {
             let link = query.link(dep);
-            let id = self.targets(&dep.key.key, &link, found)?;
+            let id = self.targets(dep.key, &link, found)?;
             if query.deps.len() > 1 {
                 sources.push((id, link));
             }
@@ -185,7 +177,7 @@ impl CacheManager for KeyedCache {
 
     fn records(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
         let id = self.resolve(key)?;
-        let key = if id == key.id() { key.clone() } else { key.renamed(id, None) };
+        let key = key.renamed(id);
         let mut known = Vec::new();
         self.keys.walk_results(&id, &mut |result| known.push(result))?;
         let mut records = Vec::with_capacity(known.len());
@@ -215,8 +207,8 @@ impl CacheManager for KeyedCache {
         if !self.writable {
             return Err(CacheError::ReadOnly(self.id.to_string()));
         }
-        let id = if key.deps().is_empty() { key.id() } else { self.node_of(key)? };
-        let key = if id == key.id() { key.clone() } else { key.renamed(id, None) };
+        let id = if key.inputs() == 0 { key.id() } else { self.node_of(key)? };
+        let key = key.renamed(id);
         let cached = self.results.save(result, created_at)?;
         self.keys.add_result(&id, cached.clone())?;
         self.link_inputs(&key, id)?;
@@ -243,9 +235,18 @@ impl CacheManager for KeyedCache {
         Ok(released)
     }
 
+    fn loads_quickly(&self, _: &CacheRecord) -> bool {
+        self.results.loads_quickly()
+    }
+
     fn stores(&self) -> Vec<&KeyedCache> {
         vec![self]
     }
+}
+
+/// The link by which a name of an input leads to a key.
+fn link_of(key: &CacheKey, input: u32, name: &CacheKeyWithSelector) -> CacheInfoLink {
+    CacheInfoLink { input, output: key.output(), digest: key.digest(), selector: name.selector() }
 }
 
 fn dedup_from(ids: &mut Vec<KeyId>, start: usize) {

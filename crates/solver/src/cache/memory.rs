@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-
-use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage};
 use crate::cache::Timestamp;
+use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage};
 use crate::digest_map::DigestMap;
 use crate::error::CacheError;
 use crate::export::Remote;
@@ -106,11 +105,7 @@ impl CacheKeyStorage for InMemoryKeyStorage {
 
 /// The link as exports want it: output 0 of the digest that names operation and output.
 pub(crate) fn folded(link: &CacheInfoLink) -> CacheInfoLink {
-    CacheInfoLink {
-        digest: KeyId::root(&link.digest, link.output, KeyScope::Shared).0,
-        output: 0,
-        ..*link
-    }
+    CacheInfoLink { digest: KeyId::root(&link.digest, link.output, KeyScope::Shared).0, output: 0, ..*link }
 }
 
 /// The key graph itself, without a lock.
@@ -295,5 +290,9 @@ impl CacheResultStorage for InMemoryResultStorage {
 
     fn exists(&self, result: &str) -> Result<bool, CacheError> {
         Ok(self.table().by_id.contains_key(result))
+    }
+
+    fn loads_quickly(&self) -> bool {
+        true
     }
 }

@@ -175,6 +175,11 @@ pub trait CacheResultStorage: Send + Sync {
         true
     }
 
+    /// True if loading takes microseconds.
+    fn loads_quickly(&self) -> bool {
+        false
+    }
+
     /// Loads a result and whatever else came with it (an imported layer chain holds the results
     /// of its ancestors too).
     ///

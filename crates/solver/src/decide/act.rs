@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 
-use crate::cache::CacheRecord;
+use crate::cache::{CacheManager as _, CacheRecord};
 use crate::error::{CacheError, VertexError};
 use crate::explain::MissReason;
 use crate::export::keys_of_result;
@@ -31,19 +31,20 @@ impl Core {
         let state = &self.edges[edge];
         let idle = matches!(state.work, Work::Idle) && state.wanted() == Level::Complete;
         let pending = || self.vertices[state.vertex].expects_answers();
-        idle && (!state.records.is_empty() || (self.inputs_complete(edge) && !pending()))
+        idle && (!state.records().is_empty() || (self.inputs_complete(edge) && !pending()))
     }
 
     pub(super) fn start(&mut self, edge: EdgeId) {
         let Some(state) = self.edges.get_mut(edge) else { return };
         state.starting = false;
         if self.is_ready(edge) {
-            if self.edges[edge].records.is_empty() {
+            if self.edges[edge].records().is_empty() {
                 self.start_exec(edge);
             } else {
                 self.start_load(edge);
             }
-        } else if matches!(self.edges[edge].work, Work::Idle) && self.edges[edge].wanted() > self.edges[edge].level()
+        } else if matches!(self.edges[edge].work, Work::Idle)
+            && self.edges[edge].wanted() > self.edges[edge].level()
         {
             self.start_content(edge);
         }
@@ -54,14 +55,16 @@ impl Core {
             self.demand(edge, dep, Level::Nothing);
         }
         let state = &mut self.edges[edge];
-        let best = state.records.iter().enumerate().min_by(|(_, a), (_, b)| a.preference(b)).map(|(i, _)| i);
-        let record = state.records.swap_remove(best.expect("an edge loads only if it has records"));
-        state.tried.push(Arc::clone(&record.id));
-        state.work = Work::Loading { record: record.clone(), cancelled: false };
+        let rare = state.rare();
+        let best = rare.records.iter().enumerate().min_by(|(_, a), (_, b)| a.preference(b)).map(|(i, _)| i);
+        let record = rare.records.swap_remove(best.expect("an edge loads only if it has records"));
+        rare.tried.push(Arc::clone(&record.id));
+        state.work = Work::Loading { record: Box::new(record.clone()), cancelled: false };
         let vertex = state.vertex;
         self.call_begins(vertex);
         let cache = self.vertices[vertex].cache().clone();
-        self.effects.push(Effect::Load { edge, cache, record });
+        let quick = cache.loads_quickly(&record);
+        self.effects.push(Effect::Load { edge, cache, record: Box::new(record), quick });
     }
 
     pub(super) fn load_done(&mut self, edge: EdgeId, result: Result<SharedResult, CacheError>) {
@@ -72,14 +75,14 @@ impl Core {
         };
         match result {
             Ok(result) => {
-                let origin = Arc::clone(&self.vertices[vertex].origin);
-                let key = record.key.at(origin);
-                let keys = keys_of_result(vec![CacheRecord { key, ..record }], &[]);
+                let key = record.key.at(self.vertices[vertex].origin());
+                let keys = keys_of_result(vec![CacheRecord { key, ..*record }], &[]);
                 self.complete(edge, result, keys, Finish::Cached);
             }
             Err(_) if cancelled => {
-                state.tried.retain(|id| *id != record.id);
-                state.records.push(record);
+                let rare = state.rare();
+                rare.tried.retain(|id| *id != record.id);
+                rare.records.push(*record);
                 self.queue(edge);
             }
             // The next record, or exec: a cache that cannot deliver is no reason to fail.
@@ -102,8 +105,11 @@ impl Core {
                 return;
             }
             Progress::Idle => {
-                let reason =
-                    if self.vertices[vertex].ignore_cache { MissReason::Ignored } else { MissReason::NoRecord };
+                let reason = if self.vertices[vertex].ignores_cache() {
+                    MissReason::Ignored
+                } else {
+                    MissReason::NoRecord
+                };
                 self.report(vertex, Change::Missed(reason));
                 self.call_begins(vertex);
                 self.vertices[vertex].exec = Progress::Waiting;
@@ -226,7 +232,8 @@ impl Core {
         if live.inputs.is_empty() {
             live.maps.iter().map(|map| CacheKey::root(map.digest, output, map.scope)).collect()
         } else {
-            vec![CacheKey::derived(live.maps[0].digest, output, self.alternatives(edge))]
+            let names = self.names(edge).into();
+            vec![CacheKey::made(live.maps[0].digest, output, live.inputs.len(), names)]
         }
     }
 
@@ -238,11 +245,11 @@ impl Core {
             Ok(records) => {
                 let live = &self.vertices[vertex];
                 let with_origin = |record: CacheRecord| CacheRecord {
-                    key: record.key.at(Arc::clone(&live.origin)).with_learned(&self.edges[edge].learned),
+                    key: record.key.at(live.origin()).with_learned(self.edges[edge].learned()),
                     ..record
                 };
                 let records: Vec<CacheRecord> = records.into_iter().map(with_origin).collect();
-                if !live.ignore_cache {
+                if !live.ignores_cache() {
                     let state = &mut self.edges[edge];
                     for record in &records {
                         if !state.keys.contains(&record.key) {
@@ -250,7 +257,7 @@ impl Core {
                         }
                     }
                 }
-                let keys = keys_of_result(records, &self.vertices[vertex].sub_builds);
+                let keys = keys_of_result(records, self.vertices[vertex].sub_builds());
                 self.complete(edge, result, keys, Finish::Ran);
             }
             Err(error) => {
@@ -270,7 +277,7 @@ impl Core {
     ) {
         let state = &mut self.edges[edge];
         state.work = Work::Done(CachedResult::new(result, keys));
-        state.records = Vec::new();
+        state.rare().records = Vec::new();
         let vertex = state.vertex;
         self.report(vertex, Change::Finished(finish));
         self.notify(edge);
@@ -288,7 +295,7 @@ impl Core {
             }
             let Some(result) = self.edges[source].result().map(|r| r.result.clone()) else { continue };
             self.edges[edge].deps[dep].content = Content::Computing;
-            match live.content.iter().find(|(input, _)| *input == dep).map(|(_, call)| call) {
+            match live.content().iter().find(|(input, _)| *input == dep).map(|(_, call)| call) {
                 None | Some(Progress::Idle) => self.call_content(vertex, dep, result),
                 Some(Progress::Done(_) | Progress::Failed(_)) => self.queue(edge),
                 Some(_) => {}
@@ -299,13 +306,13 @@ impl Core {
     fn call_content(&mut self, vertex: VertexId, input: usize, result: SharedResult) {
         self.call_begins(vertex);
         let live = &mut self.vertices[vertex];
-        live.content.retain(|(i, _)| *i != input);
-        live.content.push((input, Progress::Running));
+        live.rare().content.retain(|(i, _)| *i != input);
+        live.rare().content.push((input, Progress::Running));
         let about = &live.maps[0].inputs[input];
         let (preprocess, content) = (about.preprocess.clone(), about.content.clone());
         let def = Arc::clone(&live.def);
         let call = ContentCall { vertex, def, input, preprocess, content, result };
-        self.effects.push(Effect::CallContent(call));
+        self.effects.push(Effect::CallContent(Box::new(call)));
     }
 
     pub(super) fn cancel_content(&mut self, edge: EdgeId, input: usize) {
@@ -317,7 +324,7 @@ impl Core {
         if self.edges_of(vertex).iter().any(computing) {
             return;
         }
-        let call = self.vertices[vertex].content.iter_mut().find(|(i, _)| *i == input);
+        let call = self.vertices[vertex].rare().content.iter_mut().find(|(i, _)| *i == input);
         if let Some((_, progress @ Progress::Running)) = call {
             *progress = Progress::Cancelling;
             self.effects.push(Effect::Cancel(Call::Content(vertex, input)));
@@ -330,16 +337,16 @@ impl Core {
         input: usize,
         result: Result<Option<Digest>, VertexError>,
     ) {
-        let place = self.vertices[vertex].content.iter().position(|(i, _)| *i == input);
+        let place = self.vertices[vertex].content().iter().position(|(i, _)| *i == input);
         let place = place.expect("a content call stays listed while it runs");
-        let cancelled = matches!(self.vertices[vertex].content[place].1, Progress::Cancelling);
+        let cancelled = matches!(self.vertices[vertex].content()[place].1, Progress::Cancelling);
         let outcome = match result {
             Ok(digest) => Progress::Done(digest),
             Err(error) if cancelled && error.is_cancelled() => Progress::Idle,
             Err(error) => Progress::Failed(self.failure(vertex, error)),
         };
         let again = matches!(outcome, Progress::Idle);
-        self.vertices[vertex].content[place].1 = outcome;
+        self.vertices[vertex].rare().content[place].1 = outcome;
         for edge in self.edges_of(vertex) {
             if let Some(dep) = self.edges[edge].deps.get_mut(input)
                 && matches!(dep.content, Content::Computing)

@@ -92,10 +92,6 @@ impl<T> Arena<T> {
         value
     }
 
-    pub(crate) fn get(&self, id: Id<T>) -> Option<&T> {
-        self.slots.get(id.0 as usize)?.as_ref()
-    }
-
     pub(crate) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
         self.slots.get_mut(id.0 as usize)?.as_mut()
     }

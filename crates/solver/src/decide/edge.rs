@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::cache::CacheRecord;
 use crate::error::{VertexError, VertexLabel};
+use crate::few::Few;
 use crate::key::{CacheKey, CacheKeyWithSelector, KeyId};
 use crate::result::{CachedResult, SharedResult};
 
@@ -33,7 +34,7 @@ pub(crate) enum Work {
     /// Nothing yet.
     Idle,
     /// Waiting for a cache. If nobody wants it any more, the answer is still waited for.
-    Loading { record: CacheRecord, cancelled: bool },
+    Loading { record: Box<CacheRecord>, cancelled: bool },
     /// Waiting for the exec of its vertex.
     Executing,
     /// The result is there, its keys are being stored. Not cancelled any more.
@@ -56,7 +57,7 @@ pub(crate) struct Dep {
     /// How many of the input's keys were looked up.
     pub(crate) seen: u32,
     /// Nodes that this edge could be, as far as this input tells.
-    pub(crate) matched: Vec<KeyId>,
+    pub(crate) matched: Few<KeyId>,
     pub(crate) content: Content,
 }
 
@@ -79,7 +80,7 @@ impl Dep {
             place: 0,
             demand: Level::Nothing,
             seen: 0,
-            matched: Vec::new(),
+            matched: Few::None,
             content: Content::Unknown,
         }
     }
@@ -111,6 +112,15 @@ pub(crate) enum Subscriber {
     Build(BuildId),
 }
 
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// What could be loaded, and the ids of what was tried.
+    pub(crate) records: Vec<CacheRecord>,
+    pub(crate) tried: Vec<Arc<str>>,
+    /// Names of inputs, learned from edges merged into this one.
+    pub(crate) learned: Vec<(u32, CacheKeyWithSelector)>,
+}
+
 pub(crate) struct EdgeState {
     pub(crate) vertex: VertexId,
     pub(crate) output: u32,
@@ -122,21 +132,18 @@ pub(crate) struct EdgeState {
     /// How many of the vertex's cache maps were looked up.
     pub(crate) maps_seen: u32,
     /// Keys under which a cache knows this edge; only ever grows.
-    pub(crate) keys: Vec<CacheKey>,
+    pub(crate) keys: Few<CacheKey>,
     /// Created at the first demand.
-    pub(crate) deps: Vec<Dep>,
+    pub(crate) deps: Box<[Dep]>,
     /// No lookup can succeed any more: everything is needed.
     pub(crate) hopeless: bool,
     /// How many of the keys were asked for records.
     pub(crate) keys_asked: u32,
-    /// What could be loaded, and the ids of what was tried.
-    pub(crate) records: Vec<CacheRecord>,
-    pub(crate) tried: Vec<Arc<str>>,
-    pub(crate) subscribers: Vec<Subscriber>,
+    /// What most edges do without.
+    rare: Option<Box<Rare>>,
+    pub(crate) subscribers: Few<Subscriber>,
     /// How many subscribers want each level.
     demands: [u32; 3],
-    /// Alternatives of inputs, learned from edges merged into this one.
-    pub(crate) learned: Vec<(usize, CacheKeyWithSelector)>,
     pub(crate) awaits_map: bool,
     pub(crate) queued: bool,
     pub(crate) sharing: bool,
@@ -152,15 +159,13 @@ impl EdgeState {
             work: Work::Idle,
             looked_up: Level::Nothing,
             maps_seen: 0,
-            keys: Vec::new(),
-            deps: Vec::new(),
+            keys: Few::None,
+            deps: Box::default(),
             hopeless: false,
             keys_asked: 0,
-            records: Vec::new(),
-            tried: Vec::new(),
-            subscribers: Vec::new(),
+            rare: None,
+            subscribers: Few::None,
             demands: [0; 3],
-            learned: Vec::new(),
             awaits_map: false,
             queued: false,
             sharing: false,
@@ -188,12 +193,26 @@ impl EdgeState {
         if let Work::Merged(into) = &self.work { Some(*into) } else { None }
     }
 
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// What could be loaded.
+    pub(crate) fn records(&self) -> &[CacheRecord] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.records)
+    }
+
+    pub(crate) fn learned(&self) -> &[(u32, CacheKeyWithSelector)] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.learned)
+    }
+
     /// Takes in records that could be loaded; one result counts once, wherever it is.
     pub(crate) fn offer(&mut self, records: Vec<CacheRecord>) {
         for record in records {
-            let known = self.tried.contains(&record.id) || self.records.iter().any(|r| r.id == record.id);
+            let rare = self.rare();
+            let known = rare.tried.contains(&record.id) || rare.records.iter().any(|r| r.id == record.id);
             if !known {
-                self.records.push(record);
+                rare.records.push(record);
             }
         }
     }

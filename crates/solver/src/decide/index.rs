@@ -10,7 +10,8 @@ use super::{Arena, EdgeId, Id};
 /// root its own keys, of which one suffices.
 pub(super) enum WorkKey {
     Roots(Vec<KeyId>),
-    Inputs(Vec<Vec<(KeyId, CacheInfoLink)>>),
+    /// Sorted by input.
+    Inputs(Vec<(KeyId, CacheInfoLink)>),
 }
 
 #[derive(Default)]
@@ -37,10 +38,12 @@ impl EdgeIndex {
 
     fn nodes_of(&self, key: &WorkKey) -> Vec<Id<Node>> {
         let mut nodes = match key {
-            WorkKey::Roots(ids) => ids.iter().filter_map(|id| self.roots.get(id)).flatten().copied().collect(),
+            WorkKey::Roots(ids) => {
+                ids.iter().filter_map(|id| self.roots.get(id)).flatten().copied().collect()
+            }
             WorkKey::Inputs(inputs) => {
                 let mut common: Option<Vec<Id<Node>>> = None;
-                for alternatives in inputs {
+                for alternatives in inputs.chunk_by(|a, b| a.1.input == b.1.input) {
                     let reached = alternatives.iter().filter_map(|name| self.links.get(name)).flatten();
                     let reached: Vec<Id<Node>> = reached.copied().collect();
                     match &mut common {
@@ -90,7 +93,7 @@ impl EdgeIndex {
                 }
             }
             WorkKey::Inputs(inputs) => {
-                for name in inputs.into_iter().flatten() {
+                for name in inputs {
                     let nodes = self.links.entry(name).or_default();
                     if !nodes.contains(&node) {
                         nodes.push(node);

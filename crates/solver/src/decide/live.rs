@@ -11,6 +11,7 @@ use quern_core::Digest;
 
 use crate::cache::{CacheManager, CombinedCache, Readiness};
 use crate::error::{SolveError, VertexLabel};
+use crate::few::Few;
 use crate::graph::{Graph, Input, Vertex};
 use crate::key::{ExportableCacheKey, Origin};
 use crate::op::CacheMap;
@@ -24,10 +25,9 @@ use super::{Core, EdgeId, Effect, JobId, JobState, Owner, VertexId};
 /// A live vertex.
 pub(crate) struct Live {
     pub(crate) def: Arc<Vertex>,
-    /// Its name among live vertices: its digest, or one derived from it if it stands apart.
-    name: Digest,
-    pub(crate) ignore_cache: bool,
-    pub(crate) origin: Arc<Origin>,
+    /// It ignores the cache while another of its digest is live that does not.
+    apart: bool,
+    cache: Arc<CombinedCache>,
     /// Greater than the rank of every input.
     pub(crate) rank: u32,
     refs: u32,
@@ -39,13 +39,20 @@ pub(crate) struct Live {
     unwanted: bool,
     pub(crate) inputs: Box<[EdgeId]>,
     pub(crate) first_edge: Option<EdgeId>,
-    pub(crate) maps: Vec<CacheMap>,
+    pub(crate) maps: Few<CacheMap>,
     pub(crate) maps_done: bool,
     pub(crate) map: Progress<()>,
     pub(crate) exec: Progress<Arc<[SharedResult]>>,
-    pub(crate) content: Vec<(usize, Progress<Option<Digest>>)>,
     /// True while a running exec takes up room.
     pub(crate) has_slot: bool,
+    /// What most vertices do without.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Default)]
+pub(crate) struct Rare {
+    /// Content digests of inputs, by input.
+    pub(crate) content: Vec<(usize, Progress<Option<Digest>>)>,
     /// Vertices of sub-builds, and the keys of their results.
     pub(crate) held: Vec<VertexId>,
     pub(crate) sub_builds: Vec<ExportableCacheKey>,
@@ -56,7 +63,46 @@ pub(crate) struct Live {
 
 impl Live {
     pub(crate) fn cache(&self) -> &Arc<CombinedCache> {
-        &self.origin.cache
+        &self.cache
+    }
+
+    pub(crate) fn ignores_cache(&self) -> bool {
+        self.def.ignores_cache()
+    }
+
+    /// Its name among live vertices.
+    fn name(&self) -> Digest {
+        if self.apart { apart_name(&self.def.digest) } else { self.def.digest }
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn content(&self) -> &[(usize, Progress<Option<Digest>>)] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.content)
+    }
+
+    pub(crate) fn held(&self) -> &[VertexId] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.held)
+    }
+
+    pub(crate) fn sub_builds(&self) -> &[ExportableCacheKey] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.sub_builds)
+    }
+
+    pub(crate) fn watchers(&self) -> &[JobId] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.watchers)
+    }
+
+    pub(crate) fn finish(&self) -> Option<&Finish> {
+        self.rare.as_ref()?.finish.as_ref()
+    }
+
+    /// What keys of this vertex carry along.
+    pub(crate) fn origin(&self) -> Origin {
+        let export = self.def.options.as_ref().and_then(|o| o.export);
+        Origin { cache: Arc::clone(&self.cache), vertex: self.def.digest, export }
     }
 
     pub(crate) fn label(&self) -> VertexLabel {
@@ -65,7 +111,7 @@ impl Live {
 
     /// True if a cache of this vertex may still get answers from elsewhere.
     pub(crate) fn expects_answers(&self) -> bool {
-        self.origin.cache.readiness() == Readiness::Pending
+        self.cache.readiness() == Readiness::Pending
     }
 }
 
@@ -122,7 +168,7 @@ impl Core {
             if edges.iter().any(|edge| self.could_wait_for(self.find(*edge), vertex)) {
                 return Err(SolveError::OwnSubBuild(self.vertices[vertex].label()));
             }
-            for job in self.vertices[vertex].watchers.clone() {
+            for job in self.vertices[vertex].watchers().to_vec() {
                 for edge in &edges {
                     self.watch(self.edges[*edge].vertex, job);
                 }
@@ -179,7 +225,7 @@ impl Core {
             return self.join(load, vertex, def);
         }
         if let Some(&vertex) = self.by_digest.get(&name) {
-            if !ignore || self.vertices[vertex].ignore_cache {
+            if !ignore || self.vertices[vertex].ignores_cache() {
                 return self.join(load, vertex, def);
             }
             name = apart_name(&name);
@@ -217,12 +263,10 @@ impl Core {
         let sources = load.sources.iter().chain(def.options.iter().flat_map(|o| &o.cache_sources));
         let sources: Vec<_> = sources.cloned().collect();
         let cache = if sources.is_empty() { Arc::clone(&self.cache) } else { self.combine(&sources) };
-        let export = def.options.as_ref().and_then(|o| o.export);
         let vertex = self.vertices.insert(Live {
             def: Arc::clone(def),
-            name,
-            ignore_cache: def.ignores_cache(),
-            origin: Arc::new(Origin { cache, vertex: def.digest, export }),
+            apart: name != def.digest,
+            cache,
             rank,
             refs: 0,
             calls: 0,
@@ -230,16 +274,12 @@ impl Core {
             unwanted: false,
             inputs: inputs.into(),
             first_edge: None,
-            maps: Vec::new(),
+            maps: Few::None,
             maps_done: false,
             map: Progress::Idle,
             exec: Progress::Idle,
-            content: Vec::new(),
             has_slot: false,
-            held: Vec::new(),
-            sub_builds: Vec::new(),
-            watchers: Vec::new(),
-            finish: None,
+            rare: None,
         });
         self.by_digest.insert(name, vertex);
         load.added.push(vertex);
@@ -259,7 +299,7 @@ impl Core {
             }
             Owner::Vertex(parent) => {
                 self.refer(parent, vertex);
-                self.vertices[parent].held.push(vertex);
+                self.vertices[parent].rare().held.push(vertex);
             }
         }
     }
@@ -304,7 +344,7 @@ impl Core {
         let edges = self.edges_of(vertex);
         let merged = edges.iter().filter_map(|edge| self.edges[*edge].merged_into());
         let merged = merged.map(|edge| self.edges[edge].vertex);
-        inputs.chain(live.held.iter().copied()).chain(merged).collect()
+        inputs.chain(live.held().iter().copied()).chain(merged).collect()
     }
 
     /// A vertex kept only by its own calls, or by others kept so, is dead to new builds: they must
@@ -338,12 +378,10 @@ impl Core {
     }
 
     fn forget_name(&mut self, vertex: VertexId) {
-        let name = self.vertices[vertex].name;
+        let name = self.vertices[vertex].name();
         if self.by_digest.get(&name) == Some(&vertex) {
             self.by_digest.remove(&name);
-            if name != self.vertices[vertex].def.digest {
-                self.apart -= 1;
-            }
+            self.apart -= usize::from(self.vertices[vertex].apart);
         }
     }
 
@@ -407,8 +445,7 @@ impl Core {
         if cache.id() == self.vertices[vertex].cache().id() {
             return;
         }
-        let live = &mut self.vertices[vertex];
-        live.origin = Arc::new(Origin { cache, vertex: live.origin.vertex, export: live.origin.export });
+        self.vertices[vertex].cache = cache;
         self.look_up_again(vertex);
     }
 
@@ -427,7 +464,7 @@ impl Core {
 
     pub(super) fn ask_sources_again(&mut self) {
         for vertex in self.vertices.ids() {
-            if !Arc::ptr_eq(self.vertices[vertex].cache(), &self.cache) {
+            if !self.vertices[vertex].cache.sources().is_empty() {
                 self.look_up_again(vertex);
             }
         }
@@ -453,7 +490,7 @@ impl Core {
         let live = &self.vertices[vertex];
         let inputs = live.inputs.iter().map(|edge| self.edges[*edge].vertex);
         let merged = self.edges_of(vertex).into_iter().map(|edge| self.edges[self.find(edge)].vertex);
-        inputs.chain(merged).chain(live.held.iter().copied()).filter(|v| *v != vertex).collect()
+        inputs.chain(merged).chain(live.held().iter().copied()).filter(|v| *v != vertex).collect()
     }
 
     /// The jobs that need a vertex, directly or through others.
@@ -472,10 +509,10 @@ impl Core {
     pub(super) fn watch(&mut self, vertex: VertexId, job: JobId) {
         let mut open = vec![vertex];
         while let Some(vertex) = open.pop() {
-            if self.vertices[vertex].watchers.contains(&job) {
+            if self.vertices[vertex].watchers().contains(&job) {
                 continue;
             }
-            self.vertices[vertex].watchers.push(job);
+            self.vertices[vertex].rare().watchers.push(job);
             self.announce(vertex, job);
             open.extend(self.next_below(vertex));
         }
@@ -490,7 +527,7 @@ impl Core {
         };
         let def = Arc::clone(&live.def);
         let running = matches!(live.exec, Progress::Running).then_some(Change::Started);
-        let finish = live.finish.clone().map(Change::Finished);
+        let finish = live.finish().cloned().map(Change::Finished);
         for change in [Some(announced), running, finish].into_iter().flatten() {
             self.effects.push(Effect::Progress { jobs: vec![job], def: Arc::clone(&def), change });
         }
@@ -499,7 +536,7 @@ impl Core {
     pub(super) fn unwatch(&mut self, vertex: VertexId, job: JobId) {
         let mut open = vec![vertex];
         while let Some(vertex) = open.pop() {
-            let watchers = &mut self.vertices[vertex].watchers;
+            let watchers = &mut self.vertices[vertex].rare().watchers;
             if let Some(place) = watchers.iter().position(|j| *j == job) {
                 watchers.swap_remove(place);
                 open.extend(self.next_below(vertex));
@@ -517,11 +554,15 @@ impl Core {
             }
             open.extend(self.next_below(vertex));
             let live = &self.vertices[vertex];
-            if live.finish.is_none() && !live.exec.is_under_way() {
+            if live.finish().is_none() && !live.exec.is_under_way() {
                 let known = self.edges_of(vertex).iter().any(|edge| !self.edges[*edge].keys.is_empty());
                 let finish = if known { Finish::Skipped } else { Finish::NotNeeded };
                 let def = Arc::clone(&live.def);
-                self.effects.push(Effect::Progress { jobs: vec![job], def, change: Change::Finished(finish) });
+                self.effects.push(Effect::Progress {
+                    jobs: vec![job],
+                    def,
+                    change: Change::Finished(finish),
+                });
             }
         }
     }
@@ -529,16 +570,16 @@ impl Core {
     /// Who hears of a vertex.
     pub(crate) fn watchers(&self, vertex: VertexId) -> (&[JobId], &Arc<Vertex>) {
         let live = &self.vertices[vertex];
-        (&live.watchers, &live.def)
+        (live.watchers(), &live.def)
     }
 
     pub(super) fn report(&mut self, vertex: VertexId, change: Change) {
         let live = &mut self.vertices[vertex];
         if let Change::Finished(finish) = &change {
-            live.finish = Some(finish.clone());
+            live.rare().finish = Some(finish.clone());
         }
-        if !live.watchers.is_empty() {
-            let (jobs, def) = (live.watchers.clone(), Arc::clone(&live.def));
+        if !live.watchers().is_empty() {
+            let (jobs, def) = (live.watchers().to_vec(), Arc::clone(&live.def));
             self.effects.push(Effect::Progress { jobs, def, change });
         }
     }

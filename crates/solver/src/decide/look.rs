@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 
-use crate::cache::{CacheManager, Query};
+use crate::cache::{CacheManager, Query, QueryKey};
 use crate::error::{CacheError, VertexError};
+use crate::few::Few;
 use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
 use crate::op::{CacheMap, CacheMapInput, KeyScope, MapStep};
 
@@ -39,7 +40,7 @@ pub(super) fn has_slow_step(map: Option<&CacheMap>, input: usize) -> bool {
 
 /// One input of an edge as the rules see it.
 #[derive(Clone, Copy)]
-struct Facts {
+pub(super) struct Facts {
     level: Level,
     matched: bool,
     /// The input has a content digest function.
@@ -81,6 +82,10 @@ impl Facts {
         self.matched || self.content_key || self.level == Level::Complete
     }
 
+    fn is_complete(&self) -> bool {
+        self.level == Level::Complete && !self.slow_due()
+    }
+
     fn content_missing(&self) -> bool {
         self.has_content && !self.content_known
     }
@@ -108,20 +113,35 @@ impl Core {
             state.deps = inputs.iter().map(|input| Dep::on(*input)).collect();
         }
         let (keys, level) = (state.keys.len(), state.looked_up);
-        if let Err(failure) = self.take_in(edge).and_then(|()| self.conclude(edge)) {
+        if let Err(failure) = self.take_in(edge) {
             self.fail(edge, failure);
             return;
         }
+        let mut facts = std::mem::take(&mut self.facts);
+        facts.clear();
+        self.gather(edge, &mut facts);
+        let next = self.draw(edge, (keys, level), &facts);
+        self.facts = facts;
+        if let Err(failure) = next {
+            self.fail(edge, failure);
+        }
+    }
+
+    /// Concludes what follows, tells the consumers, and goes on from there.
+    fn draw(&mut self, edge: EdgeId, before: (usize, Level), facts: &[Facts]) -> Result<(), Arc<Failure>> {
+        let (keys, level) = before;
+        self.conclude(edge, facts)?;
         let state = &self.edges[edge];
         let (news, reached) = (state.keys.len() != keys || state.looked_up != level, state.looked_up);
         if news {
             self.notify(edge);
         }
-        if reached >= wanted {
-            self.relax(edge);
-        } else if let Err(failure) = self.plan(edge, wanted) {
-            self.fail(edge, failure);
+        let wanted = self.edges[edge].wanted();
+        if reached < wanted {
+            return self.plan(edge, wanted, facts);
         }
+        self.relax(edge);
+        Ok(())
     }
 
     /// The edge is as far as anybody wants it: nothing expensive is needed of its inputs. What
@@ -203,7 +223,7 @@ impl Core {
         let mut found = Vec::new();
         for map in &live.maps[state.maps_seen as usize..] {
             state.looked_up = Level::Compared;
-            if live.ignore_cache {
+            if live.ignores_cache() {
                 continue;
             }
             let output = i64::from(state.output);
@@ -214,8 +234,7 @@ impl Core {
                 if state.keys.iter().any(|key| key.id() == *id) {
                     continue;
                 }
-                let origin = Arc::clone(&live.origin);
-                state.keys.push(CacheKey::found(*id, map.digest, output, Vec::new(), origin));
+                state.keys.push(CacheKey::found(*id, map, output, 0, Box::default(), live.origin()));
             }
         }
         state.maps_seen = u32::try_from(live.maps.len()).expect("few cache maps");
@@ -234,8 +253,13 @@ impl Core {
         entry.seen = u32::try_from(input.keys.len()).expect("few keys");
         let map = &live.maps[0];
         let selector = selector(map, dep);
-        let keys: Vec<_> = new.iter().map(|key| CacheKeyWithSelector::new(key.clone(), selector)).collect();
-        look_up(live, state.output, dep, &keys, &mut entry.matched)?;
+        match new {
+            [key] => look_up(live, state.output, dep, &[QueryKey { key, selector }], &mut entry.matched)?,
+            _ => {
+                let keys: Vec<_> = new.iter().map(|key| QueryKey { key, selector }).collect();
+                look_up(live, state.output, dep, &keys, &mut entry.matched)?
+            }
+        };
         Ok(())
     }
 
@@ -245,7 +269,7 @@ impl Core {
             return Ok(());
         }
         let vertex = self.edges[edge].vertex;
-        let digest = match self.vertices[vertex].content.iter().find(|(input, _)| *input == dep) {
+        let digest = match self.vertices[vertex].content().iter().find(|(input, _)| *input == dep) {
             Some((_, Progress::Done(digest))) => *digest,
             Some((_, Progress::Failed(failure))) => return Err(Arc::clone(failure)),
             _ => return Ok(()),
@@ -266,14 +290,14 @@ impl Core {
         let Some(digest) = digest else { return Ok(Content::Known { key: None, matched: false }) };
         let (state, input) = self.edges.pair_mut(edge, source);
         let live = &self.vertices[state.vertex];
-        let key = CacheKey::content(digest).at(Arc::clone(&live.origin));
-        let mut keys = vec![CacheKeyWithSelector::new(key.clone(), None)];
+        let key = CacheKey::content(digest).at(live.origin());
+        let mut keys = vec![QueryKey { key: &key, selector: None }];
         let matched = look_up(live, state.output, dep, &keys, &mut state.deps[dep].matched)?;
         // Asking with the definition keys as well lets these lead to whatever the content leads
         // to: the next build finds it by definition.
         let selector = selector(&live.maps[0], dep);
         let definitions = input.result().map_or(&[][..], |result| result.keys());
-        keys.extend(definitions.iter().map(|key| CacheKeyWithSelector::new(key.clone(), selector)));
+        keys.extend(definitions.iter().map(|name| QueryKey { key: &name.key, selector }));
         if keys.len() > 1 {
             let mut found = Vec::new();
             live.cache().query(&query(live, state.output, dep, &keys), &mut found)?;
@@ -282,7 +306,7 @@ impl Core {
     }
 
     /// Finds the keys this edge has by now, and the level it has reached.
-    fn conclude(&mut self, edge: EdgeId) -> Result<(), Arc<Failure>> {
+    fn conclude(&mut self, edge: EdgeId, facts: &[Facts]) -> Result<(), Arc<Failure>> {
         let vertex = self.edges[edge].vertex;
         let live = &self.vertices[vertex];
         if live.inputs.is_empty() || live.maps.is_empty() {
@@ -291,7 +315,6 @@ impl Core {
         if let Err(error) = self.add_matching_keys(edge) {
             return Err(self.failure(vertex, VertexError::Cache(error)));
         }
-        let facts = self.facts(edge);
         // A cache that is still fetching may turn a miss into a hit: no conclusions yet.
         let final_answers = !self.vertices[vertex].expects_answers();
         let state = &mut self.edges[edge];
@@ -308,10 +331,10 @@ impl Core {
         if state.looked_up == Level::Defined
             && state.wanted() > Level::Defined
             && facts.iter().all(|f| f.level >= Level::Compared || f.matched)
-            && no_more_keys(&state.deps, &facts, &state.keys)
+            && no_more_keys(&state.deps, facts, &state.keys)
         {
             self.ask_records(edge)?;
-            if !self.edges[edge].records.is_empty() {
+            if !self.edges[edge].records().is_empty() {
                 self.edges[edge].looked_up = Level::Compared;
             }
         }
@@ -322,17 +345,17 @@ impl Core {
     fn add_matching_keys(&mut self, edge: EdgeId) -> Result<(), CacheError> {
         let state = &self.edges[edge];
         let mut new: Vec<KeyId> = Vec::new();
-        for id in &state.deps[0].matched {
+        for id in state.deps[0].matched.iter() {
             let everywhere = state.deps[1..].iter().all(|dep| dep.matched.contains(id));
             if everywhere && !state.keys.iter().any(|key| key.id() == *id) {
                 new.push(*id);
             }
         }
         for id in new {
-            let deps = self.alternatives(edge);
+            let names = self.names(edge).into();
             let live = &self.vertices[self.edges[edge].vertex];
-            let (digest, output) = (live.maps[0].digest, i64::from(self.edges[edge].output));
-            let key = CacheKey::found(id, digest, output, deps, Arc::clone(&live.origin));
+            let output = i64::from(self.edges[edge].output);
+            let key = CacheKey::found(id, &live.maps[0], output, live.inputs.len(), names, live.origin());
             self.edges[edge].keys.push(key);
         }
         Ok(())
@@ -356,26 +379,28 @@ impl Core {
         Ok(())
     }
 
-    /// All names by which the inputs of an edge are known.
-    pub(super) fn alternatives(&self, edge: EdgeId) -> Vec<Vec<CacheKeyWithSelector>> {
+    /// All names by which the inputs of an edge are known, with the number of the input.
+    pub(super) fn names(&self, edge: EdgeId) -> Vec<(u32, CacheKeyWithSelector)> {
         let state = &self.edges[edge];
-        let map = &self.vertices[state.vertex].maps[0];
-        let of_input = |(i, dep): (usize, &Dep)| {
-            let selector = selector(map, i);
+        let mut names = Vec::with_capacity(state.deps.len());
+        for (input, dep) in (0u32..).zip(&state.deps) {
+            let selector = selector(&self.vertices[state.vertex].maps[0], input as usize);
+            let mut add =
+                |key: ExportableCacheKey| names.push((input, CacheKeyWithSelector::new(key, selector)));
             let source = &self.edges[self.find(dep.edge)];
-            let with = |key: ExportableCacheKey| CacheKeyWithSelector::new(key, selector);
-            let mut names: Vec<_> = match source.result() {
-                Some(result) => result.keys().iter().cloned().map(with).collect(),
-                None => source.keys.iter().cloned().map(|key| with(key.into())).collect(),
+            let Some(result) = source.result() else {
+                source.keys.iter().for_each(|key| add(key.clone().into()));
+                continue;
             };
-            let content = dep.content_key().filter(|_| source.result().is_some());
-            names.extend(content.map(|key| CacheKeyWithSelector::new(key.clone(), None)));
-            names
-        };
-        state.deps.iter().enumerate().map(of_input).collect()
+            result.keys().iter().for_each(|key| add(key.clone()));
+            if let Some(key) = dep.content_key() {
+                names.push((input, CacheKeyWithSelector::new(key.clone(), None)));
+            }
+        }
+        names
     }
 
-    fn facts(&self, edge: EdgeId) -> Vec<Facts> {
+    fn gather(&self, edge: EdgeId, facts: &mut Vec<Facts>) {
         let state = &self.edges[edge];
         let map = self.vertices[state.vertex].maps.first();
         let of_input = |(i, dep): (usize, &Dep)| Facts {
@@ -387,38 +412,40 @@ impl Core {
             content_key: dep.content_key().is_some(),
             content_matched: matches!(dep.content, Content::Known { matched: true, .. }),
         };
-        state.deps.iter().enumerate().map(of_input).collect()
+        facts.extend(state.deps.iter().enumerate().map(of_input));
     }
 
     /// True if nothing but the edge's own result is missing.
     pub(super) fn inputs_complete(&self, edge: EdgeId) -> bool {
-        let live = &self.vertices[self.edges[edge].vertex];
-        live.maps_done && self.facts(edge).iter().all(|f| f.level == Level::Complete && !f.slow_due())
+        let mut facts = Vec::with_capacity(self.edges[edge].deps.len());
+        self.gather(edge, &mut facts);
+        self.vertices[self.edges[edge].vertex].maps_done && facts.iter().all(Facts::is_complete)
     }
 
     /// Says what the edge needs next to get where it is wanted.
-    fn plan(&mut self, edge: EdgeId, wanted: Level) -> Result<(), Arc<Failure>> {
+    fn plan(&mut self, edge: EdgeId, wanted: Level, facts: &[Facts]) -> Result<(), Arc<Failure>> {
         if wanted == Level::Complete {
             self.ask_records(edge)?;
         }
         let state = &self.edges[edge];
         let live = &self.vertices[state.vertex];
         let map_known = !live.maps.is_empty();
-        let map_due = !map_known || (!live.maps_done && state.records.is_empty());
-        let waits_for_source = state.records.is_empty() && map_known && live.expects_answers();
+        let map_due = !map_known || (!live.maps_done && state.records().is_empty());
+        let waits_for_source = state.records().is_empty() && map_known && live.expects_answers();
         if map_due && !waits_for_source {
             self.want_map(edge);
         }
-        let ready = !self.edges[edge].records.is_empty() || (!waits_for_source && self.inputs_complete(edge));
+        let complete =
+            self.vertices[self.edges[edge].vertex].maps_done && facts.iter().all(Facts::is_complete);
+        let ready = !self.edges[edge].records().is_empty() || (!waits_for_source && complete);
         if wanted == Level::Complete && ready {
             self.want_start(edge);
             return Ok(());
         }
-        let facts = self.facts(edge);
         let mut active = self.edges[edge].awaits_map || waits_for_source;
         for (dep, fact) in facts.iter().enumerate() {
             let limit = if waits_for_source { Level::Compared } else { Level::Complete };
-            let needed = self.needed_of(edge, &facts, dep, wanted).min(limit);
+            let needed = self.needed_of(edge, facts, dep, wanted).min(limit);
             if needed > fact.level && needed > self.edges[edge].deps[dep].demand {
                 self.demand(edge, dep, needed);
             }
@@ -428,7 +455,7 @@ impl Core {
                 active = true;
             }
         }
-        if active { Ok(()) } else { self.force(edge, &facts) }
+        if active { Ok(()) } else { self.force(edge, facts) }
     }
 
     /// The rules asked for nothing although the edge is wanted further: then it needs everything.
@@ -468,7 +495,7 @@ impl Core {
                 let by_content = fact.has_content && !(others_open && fact.matched);
                 let due = !fact.matched || all_compared || by_content;
                 let others_first = fact.content_missing() && others_unfinished_before_content(facts);
-                let needed = due && state.records.is_empty() && (!fact.matched || !others_first);
+                let needed = due && state.records().is_empty() && (!fact.matched || !others_first);
                 if needed { Level::Complete } else { fact.level }
             }
             Level::Compared if wanted == Level::Compared && fact.has_content => {
@@ -572,7 +599,7 @@ fn no_more_keys(deps: &[Dep], facts: &[Facts], keys: &[CacheKey]) -> bool {
     false
 }
 
-fn query<'a>(live: &Live, output: u32, dep: usize, keys: &'a [CacheKeyWithSelector]) -> Query<'a> {
+fn query<'a>(live: &Live, output: u32, dep: usize, keys: &'a [QueryKey<'a>]) -> Query<'a> {
     Query {
         deps: keys,
         input: u32::try_from(dep).expect("few inputs"),
@@ -587,10 +614,10 @@ fn look_up(
     live: &Live,
     output: u32,
     dep: usize,
-    keys: &[CacheKeyWithSelector],
-    matched: &mut Vec<KeyId>,
+    keys: &[QueryKey<'_>],
+    matched: &mut Few<KeyId>,
 ) -> Result<bool, CacheError> {
-    if live.ignore_cache {
+    if live.ignores_cache() {
         return Ok(false);
     }
     let mut found = Vec::new();

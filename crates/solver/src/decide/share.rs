@@ -33,7 +33,7 @@ impl Core {
     /// True if the edge's work is done elsewhere from now on.
     fn join_equal_work(&mut self, edge: EdgeId) -> bool {
         let key = self.work_key(edge);
-        let ignores = |core: &Self, e: EdgeId| core.vertices[core.edges[e].vertex].ignore_cache;
+        let ignores = |core: &Self, e: EdgeId| core.vertices[core.edges[e].vertex].ignores_cache();
         let mut replaced = None;
         for other in self.index.find(&key) {
             if other == edge || matches!(self.edges[other].work, Work::Failed(_)) {
@@ -61,13 +61,11 @@ impl Core {
             return WorkKey::Roots(live.maps.iter().map(id).collect());
         }
         let digest = live.maps[0].digest;
-        let alternatives = self.alternatives(edge);
-        let name = |input: usize, name: &CacheKeyWithSelector| {
-            let input = u32::try_from(input).expect("few inputs");
-            (name.key.key.id(), CacheInfoLink { input, output, digest, selector: name.selector })
+        let name = |(input, name): &(u32, CacheKeyWithSelector)| {
+            let link = CacheInfoLink { input: *input, output, digest, selector: name.selector() };
+            (name.key.key.id(), link)
         };
-        let names = alternatives.iter().enumerate().map(|(i, all)| all.iter().map(|n| name(i, n)).collect());
-        WorkKey::Inputs(names.collect())
+        WorkKey::Inputs(self.names(edge).iter().map(name).collect())
     }
 
     /// If another output of the other vertex is done by this one already, the whole vertex is:
@@ -77,7 +75,8 @@ impl Core {
         let done_here = |e: &EdgeId| self.edges[self.find(*e)].vertex == vertex;
         matches!(self.edges[other].work, Work::Idle)
             && self.edges_of(self.edges[other].vertex).iter().any(done_here)
-            && (!self.vertices[self.edges[other].vertex].ignore_cache || self.vertices[vertex].ignore_cache)
+            && (!self.vertices[self.edges[other].vertex].ignores_cache()
+                || self.vertices[vertex].ignores_cache())
     }
 
     /// Lets `into` do the work of `from`; false if `into` could have to wait for `from`.
@@ -85,8 +84,7 @@ impl Core {
         if self.could_wait_for(into, self.edges[from].vertex) {
             return false;
         }
-        let names = self.alternatives(from).into_iter().enumerate();
-        let learned: Vec<_> = names.flat_map(|(i, all)| all.into_iter().map(move |n| (i, n))).collect();
+        let learned = self.names(from);
         self.let_go(from);
         let (vertex, target) = (self.edges[from].vertex, self.edges[into].vertex);
         self.refer(vertex, target);
@@ -95,8 +93,8 @@ impl Core {
         }
         self.edges[from].work = Work::Merged(into);
         self.index.hand_over(from, into);
-        self.learn(into, learned);
-        for job in self.vertices[vertex].watchers.clone() {
+        self.learn(into, &learned);
+        for job in self.vertices[vertex].watchers().to_vec() {
             self.watch(target, job);
         }
         self.report(vertex, Change::Finished(Finish::Shared));
@@ -129,12 +127,12 @@ impl Core {
     }
 
     /// Keeps other names of the inputs for exports of the result.
-    fn learn(&mut self, edge: EdgeId, names: Vec<(usize, CacheKeyWithSelector)>) {
+    fn learn(&mut self, edge: EdgeId, names: &[(u32, CacheKeyWithSelector)]) {
         let state = &mut self.edges[edge];
         if let Work::Done(result) = &mut state.work {
-            *result = result.with_learned(&names);
+            *result = result.with_learned(names);
         }
-        state.learned.extend(names);
+        state.rare().learned.extend_from_slice(names);
     }
 
     /// True if an edge without a result could ever have to wait for a vertex.
@@ -149,7 +147,7 @@ impl Core {
             if self.edges[at].vertex == vertex {
                 return true;
             }
-            let sub_builds = live.held.iter().flat_map(|held| self.edges_of(*held));
+            let sub_builds = live.held().iter().flat_map(|held| self.edges_of(*held));
             for next in live.inputs.iter().copied().chain(sub_builds) {
                 let next = self.find(next);
                 if seen.insert(next) {

@@ -35,7 +35,7 @@ pub(super) fn export(
             done = Some(records);
             continue;
         };
-        frame.pending = (input, link.selector);
+        frame.pending = (input as usize, link.selector());
         let mode = frame.mode;
         if let Some(records) = walk.enter(&mut stack, &link.key, mode)?
             && let Some(above) = stack.last_mut()
@@ -60,7 +60,7 @@ struct Frame {
     what: What,
     mode: CacheExportMode,
     /// What is still to be exported; in a group the number is 0.
-    open: std::vec::IntoIter<(usize, CacheKeyWithSelector)>,
+    open: std::vec::IntoIter<(u32, CacheKeyWithSelector)>,
     /// Which input, and which part of it, is being exported above this frame.
     pending: (usize, Option<Digest>),
     inputs: Vec<Vec<CacheLink>>,
@@ -127,10 +127,8 @@ impl Walk<'_, '_> {
         if !results.is_empty() && mode == CacheExportMode::Min {
             mode = CacheExportMode::RemoteOnly;
         }
-        let alternatives = key.deps().iter().enumerate();
-        let known = alternatives.flat_map(|(i, all)| all.iter().map(move |link| (i, link.clone())));
-        let open: Vec<_> = known.chain(key.learned().iter().cloned()).collect();
-        let inputs = vec![Vec::new(); key.deps().len()];
+        let open: Vec<_> = key.names().iter().chain(key.learned()).cloned().collect();
+        let inputs = vec![Vec::new(); key.inputs()];
         let what = What::Key { key, record, results };
         Ok(Frame { number, what, mode, open: open.into_iter(), pending: (0, None), inputs })
     }
@@ -143,7 +141,7 @@ impl Walk<'_, '_> {
         mode: CacheExportMode,
     ) -> Result<Vec<CacheExportResult>, CacheError> {
         let Some(origin) = key.origin() else { return Ok(Vec::new()) };
-        let wanted = (!key.deps().is_empty() || self.options.roots) && origin.export != Some(false);
+        let wanted = (key.inputs() > 0 || self.options.roots) && origin.export != Some(false);
         if !wanted {
             return Ok(Vec::new());
         }
@@ -212,7 +210,7 @@ impl Walk<'_, '_> {
             }
         }
         let mut records = Vec::new();
-        let digest = if key.deps().is_empty() {
+        let digest = if key.inputs() == 0 {
             key.id()
         } else {
             KeyId::root(&key.digest(), key.output(), KeyScope::Shared)
@@ -220,7 +218,7 @@ impl Walk<'_, '_> {
         if !digest.is_local() && inputs.iter().all(|input| !input.is_empty()) {
             records.extend(self.target.add(digest.0, inputs, results)?);
         }
-        if let (Some(record), true) = (record, key.deps().is_empty()) {
+        if let (Some(record), true) = (record, key.inputs() == 0) {
             for id in roots_of_result(&stores, record, key.id())? {
                 records.extend(self.target.add(id.0, &[], results)?);
             }

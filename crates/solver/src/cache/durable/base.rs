@@ -201,7 +201,8 @@ impl Base {
     pub(super) fn node(&self, id: &KeyId) -> Option<u32> {
         let slots = self.sizes.node_slots as usize;
         let mask = slots.checked_sub(1)?;
-        let start = node_hash(id).to_le_bytes().first_chunk().map_or(0, |low| u32::from_le_bytes(*low)) as usize;
+        let start =
+            node_hash(id).to_le_bytes().first_chunk().map_or(0, |low| u32::from_le_bytes(*low)) as usize;
         for step in 0..slots {
             let node = self.u32(self.places.node_slots + 4 * ((start + step) & mask)).checked_sub(1)?;
             if self.is(node, id) {

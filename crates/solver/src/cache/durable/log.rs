@@ -5,8 +5,8 @@
 
 use quern_core::Digest;
 
-use crate::cache::storage::CacheInfoLink;
 use crate::cache::Timestamp;
+use crate::cache::storage::CacheInfoLink;
 use crate::key::KeyId;
 
 const FRAME_HEAD: usize = 12;

@@ -65,7 +65,8 @@ impl Table {
     }
 
     pub(super) fn ids(&self) -> Vec<KeyId> {
-        let old = (0..self.base.nodes()).filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
+        let old =
+            (0..self.base.nodes()).filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
         let mut ids: Vec<KeyId> = old.chain(self.extra.ids()).collect();
         ids.sort_unstable();
         ids.dedup();

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quern_solver::{
-    CacheError, CacheKey, CacheManager, CacheRecord, CacheResult, CacheResultStorage, InMemoryKeyStorage, KeyId,
-    KeyedCache, Query, Remote, SharedResult, Timestamp,
+    CacheError, CacheKey, CacheManager, CacheRecord, CacheResult, CacheResultStorage, InMemoryKeyStorage,
+    KeyId, KeyedCache, Query, Remote, SharedResult, Timestamp,
 };
 
 use super::ops::Made;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quern_core::Digest;
 use quern_solver::{
-    CacheError, CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord, CacheExporterTarget,
-    CacheLink, Descriptor, ExportableCacheKey, Remote, SharedResult,
+    CacheError, CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord,
+    CacheExporterTarget, CacheLink, Descriptor, ExportableCacheKey, Remote, SharedResult,
 };
 
 use super::model::{ExpectAdd, Export};

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 use quern_solver::{
-    CacheKey, CacheKeyWithSelector, CacheManager, CacheResultStorage, InMemoryKeyStorage, InMemoryResultStorage,
-    KeyScope, KeyedCache, Query, SharedResult, Timestamp,
+    CacheKey, CacheKeyWithSelector, CacheManager, CacheResultStorage, InMemoryKeyStorage,
+    InMemoryResultStorage, KeyScope, KeyedCache, Query, QueryKey, SharedResult, Timestamp,
 };
 
 use super::model::{KeyRef, ManagerScenario, ManagerStep};
@@ -60,13 +60,14 @@ impl Runner {
             }
             ManagerStep::Query { deps, input, digest: d, output, label, expect } => {
                 let deps = self.links(deps);
+                let deps: Vec<QueryKey<'_>> = deps.iter().map(QueryKey::from).collect();
                 let (d, scope) = (digest(d), KeyScope::Shared);
                 let mut found = Vec::new();
                 let query = Query { deps: &deps, input: *input, digest: d, output: *output, scope };
                 self.cache.query(&query, &mut found).unwrap();
                 assert_eq!(found.len(), expect.keys, "{at}: keys");
                 let Some(id) = found.first() else { return };
-                let key = CacheKey::with(*id, d, *output, Vec::new());
+                let key = CacheKey::with(*id, d, *output);
                 let records = self.cache.records(&key).unwrap();
                 if let Some(n) = expect.records {
                     assert_eq!(records.len(), n, "{at}: records");

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use quern_core::Digest;
 use quern_solver::{
-    CacheManager, CachedResult, CancelToken, Edge, GraphBuilder, Input, Job, SolveError, Solver, SolverOptions,
-    Vertex, VertexOptions, VertexRef,
+    CacheManager, CachedResult, CancelToken, Edge, GraphBuilder, Input, Job, SolveError, Solver,
+    SolverOptions, Vertex, VertexOptions, VertexRef,
 };
 use serde_json::{Map, Value};
 
@@ -151,7 +151,8 @@ impl Runner {
         let sub = def.edge.as_ref().map(|edge| self.graph(edge, sources));
         let named = def.cache_sources.iter().chain(sources);
         let cache_sources = named.map(|id| self.managers[id].clone() as Arc<dyn CacheManager>).collect();
-        let options = VertexOptions { ignore_cache: def.ignore_cache, cache_sources, ..VertexOptions::default() };
+        let options =
+            VertexOptions { ignore_cache: def.ignore_cache, cache_sources, ..VertexOptions::default() };
         let digest = Digest::of(def.name.as_bytes());
         let (world, failed) = (self.world.clone(), AtomicBool::new(false));
         let op = TestOp { world, handle: handle.to_owned(), def, sub, failed };
@@ -208,7 +209,8 @@ impl Runner {
         });
         self.world.clear_gates();
         for (build, outcome) in builds.iter().zip(outcomes) {
-            check_outcome(&build.expect, &outcome).map_err(|e| format!("build of {}: {e}", build.edge.vertex))?;
+            check_outcome(&build.expect, &outcome)
+                .map_err(|e| format!("build of {}: {e}", build.edge.vertex))?;
             if let (Some(label), Ok(result)) = (&build.label, outcome) {
                 self.results.insert(label.clone(), result);
             }
@@ -289,7 +291,8 @@ fn check_outcome(expect: &Expect, outcome: &Result<CachedResult, SolveError>) ->
         _ => false,
     };
     let wanted = || {
-        let text = expect.error_contains.as_ref().or(expect.error_kind.as_ref()).map(|t| format!("error {t}"));
+        let text =
+            expect.error_contains.as_ref().or(expect.error_kind.as_ref()).map(|t| format!("error {t}"));
         text.or_else(|| expect.value.as_ref().map(Value::to_string)).unwrap_or_else(|| "success".into())
     };
     if right { Ok(()) } else { Err(format!("got {got}, expected {}", wanted())) }
