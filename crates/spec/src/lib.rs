@@ -9,6 +9,17 @@
 //! alternative, deserializing straight into structs, stops at the first problem, loses places, and
 //! takes its idea of a scalar from the YAML library instead of from the system whose files we read.
 //!
+//! ```
+//! use quern_spec::diagnostic::Plain;
+//! use quern_spec::pachyderm::parse_pipelines;
+//!
+//! let parsed = parse_pipelines("spec.yaml", "pipeline: {name: map}\ntransfrom: {cmd: [sh]}\n");
+//! assert!(!parsed.is_ok());
+//! let shown = parsed.render(&Plain);
+//! assert!(shown.contains("spec.yaml:2:1: error[unknown-field]: unknown field `transfrom`"));
+//! assert!(shown.contains("help: did you mean `transform`?"));
+//! ```
+//!
 //! Limits: no file, environment, clock or network is touched; callers bring text and names. Every
 //! input is bounded (see [`value::Budget`]) and no pattern or document can make the work explode.
 

@@ -46,11 +46,6 @@ impl PachIgnore {
     pub fn is_ignored(&self, path: &str) -> bool {
         self.globs.iter().any(|glob| glob.is_match(path))
     }
-
-    /// Whether no line can match anything.
-    pub fn is_empty(&self) -> bool {
-        self.globs.iter().all(|glob| glob.pattern().is_empty())
-    }
 }
 
 /// The lines of a text with their offsets: a line ends at a newline, one carriage return before it is

@@ -90,10 +90,17 @@ impl SourceText {
 
     /// The text of a line (counted from 1) without its line end; empty when there is none.
     pub fn line(&self, number: usize) -> &str {
+        self.slice(self.line_span(number))
+    }
+
+    /// Where a line (counted from 1) stands, without its line end; empty when there is none.
+    pub fn line_span(&self, number: usize) -> Span {
         let starts = &self.inner.line_starts;
-        let Some(&start) = number.checked_sub(1).and_then(|index| starts.get(index)) else { return "" };
+        let Some(&start) = number.checked_sub(1).and_then(|index| starts.get(index)) else {
+            return Span::at(self.inner.text.len());
+        };
         let end = starts.get(number).map_or(self.inner.text.len(), |next| next - 1);
-        self.inner.text[start..end].trim_end_matches('\r')
+        Span::new(start, start + self.inner.text[start..end].trim_end_matches('\r').len())
     }
 
     fn line_index(&self, offset: usize) -> usize {

@@ -148,8 +148,10 @@ fn bombs_are_refused_before_they_go_off() {
         format!("a: {}x{}", (0..90).map(|i| format!("&a{i} [")).collect::<String>(), "]".repeat(90));
     let wide = format!("{{\"a\": [{}1]}}", "1,".repeat(600_000));
     assert_eq!(problem(&deep_json).0, "too-deep");
-    assert!(matches!(problem(&deep_yaml).0, "too-deep" | "yaml-syntax"));
-    assert!(matches!(problem(&deep_block).0, "too-deep" | "yaml-syntax"));
+    assert_eq!(problem(&deep_yaml).0, "too-deep");
+    assert_eq!(problem(&deep_block).0, "too-deep");
+    assert_eq!(problem(&"{}".repeat(20_000)).0, "too-many-documents");
+    assert_eq!(problem(&"a\n---\n".repeat(20_000)).0, "too-many-documents");
     assert_eq!(problem(&laughs).0, "too-many-nodes");
     assert_eq!(problem(&wide).0, "too-many-nodes");
     assert_eq!(problem(&" ".repeat((8 << 20) + 1)).0, "too-large");

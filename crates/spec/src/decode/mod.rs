@@ -176,3 +176,24 @@ pub fn wrong_kind(node: &Node, expected: &str) -> Diagnostic {
     let message = format!("expected {expected}, found {}", node.kind_name());
     Diagnostic::error("wrong-type", node.span, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn a_field_may_be_spelled_in_lower_camel_case() {
+        let check = |key: &str, name: &str, expected: bool| assert_eq!(is_name(key, name), expected, "{key}");
+        check("accept_return_code", "accept_return_code", true);
+        check("acceptReturnCode", "accept_return_code", true);
+        check("acceptReturn_code", "accept_return_code", false);
+        check("AcceptReturnCode", "accept_return_code", false);
+        check("acceptreturncode", "accept_return_code", false);
+        check("s3Out", "s3_out", true);
+        check("cm", "cmd", false);
+        check("cmds", "cmd", false);
+        check("URL", "URL", true);
+        check("url", "URL", false);
+        check("", "cmd", false);
+    }
+}

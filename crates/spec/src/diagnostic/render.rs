@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use super::{Diagnostic, Diagnostics, Severity};
 use crate::source::{Position, SourceText, Span};
 
-/// Lines longer than this are cut around the offending place.
+/// Most characters shown of a line.
 const MAX_LINE: usize = 160;
+/// Most of them before the offending place.
+const MAX_LEAD: usize = 80;
 
 /// What a piece of rendered text is, for a [`Style`] to colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,18 +105,25 @@ impl Renderer<'_> {
     }
 
     /// The line of `span` and a line of marks under the part of it that lies on that line.
+    ///
+    /// Works outwards from the span, so that a line of megabytes costs no more than what is shown.
     fn excerpt(&mut self, span: Span, mark: char) {
-        let Position { line, column } = self.source.position(span.start);
-        let text: Vec<char> = self.source.line(line).chars().collect();
-        let from = (column - 1).min(text.len());
-        let chars = self.source.slice(span).lines().next().unwrap_or("").chars().count();
-        let marks = chars.clamp(1, (text.len() - from).max(1));
+        let number = self.source.position(span.start).line;
+        let line = self.source.line_span(number);
+        let text = self.source.line(number);
+        let (before, after) =
+            text.split_at_checked(span.start.saturating_sub(line.start)).unwrap_or((text, ""));
+        let offending = self.source.slice(span).lines().next().unwrap_or("");
 
-        let first = if text.len() > MAX_LINE { from.saturating_sub(MAX_LINE / 3) } else { 0 };
-        let shown: String = text.iter().skip(first).take(MAX_LINE).map(|c| visible(*c)).collect();
-        let marks = marks.min(MAX_LINE - (from - first).min(MAX_LINE - 1));
-        let _ = writeln!(self.out, "{line:>4} | {shown}");
-        let caret = format!("{:width$}{}", "", mark.to_string().repeat(marks), width = from - first);
+        let mut lead: Vec<char> = before.chars().rev().take(MAX_LEAD + 1).collect();
+        if lead.len() > MAX_LEAD {
+            lead.truncate(MAX_LEAD - 1);
+            lead.push('…');
+        }
+        let marks = offending.chars().take(MAX_LINE - lead.len()).count().max(1);
+        let shown = lead.iter().rev().copied().chain(after.chars()).take(MAX_LINE).map(visible);
+        let _ = writeln!(self.out, "{number:>4} | {}", shown.collect::<String>());
+        let caret = format!("{:width$}{}", "", mark.to_string().repeat(marks), width = lead.len());
         self.out.push_str("     | ");
         self.paint(Role::Caret, &caret);
         self.out.push('\n');

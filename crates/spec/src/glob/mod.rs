@@ -4,8 +4,8 @@
 //! alternatives, and the capturing groups `(a|b)` = `@(a|b)`, `?( )`, `*( )`, `+( )` and `!( )`; `\` takes the
 //! next character literally. Matching is case-sensitive, whole-path, and treats dot files like others.
 //!
-//! Two engines share one tree: [`flat`] for patterns without negation (one shift per character) and
-//! [`reach`] for the rest and for captures. Neither backtracks, so no pattern explodes: the work is at most pattern
+//! Two engines share one tree: `flat` for patterns without negation (one shift per character) and
+//! `reach` for the rest and for captures. Neither backtracks, so no pattern explodes: the work is at most pattern
 //! length times path length. The refused alternative, translation to a regular expression with
 //! look-ahead, is what the original does, with a timeout of five minutes as its safety net.
 

@@ -42,3 +42,29 @@ fn reference(text: &str) -> Option<(Option<usize>, &str)> {
     let leading_zero = name.len() > 1 && name.starts_with('0');
     Some((name.parse().ok().filter(|_| !leading_zero), after))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::fill;
+
+    #[test]
+    fn references_are_replaced_and_everything_else_is_kept() {
+        let group = |number: usize| ["/path", "one", ""].get(number).map(|text| (*text).to_owned());
+        let rows = [
+            ("$1", "one"),
+            ("${1}1", "one1"),
+            ("$11", ""),
+            ("$0:$2:$3", "/path::"),
+            ("$$1", "$1"),
+            ("$$$1", "$one"),
+            ("$x $ ${x} ${1 $", "$x $ ${x} ${1 $"),
+            ("${}", "${}"),
+            ("$01", ""),
+            ("$99999999999999999999999", ""),
+            ("é$1é", "éoneé"),
+        ];
+        for (template, expected) in rows {
+            assert_eq!(fill(template, group), expected, "{template}");
+        }
+    }
+}

@@ -16,6 +16,10 @@ pub(super) fn read(text: &str, meter: &mut Meter, out: &mut Documents) {
         if reader.at == text.len() {
             return;
         }
+        let start = Span::at(reader.at);
+        if let Err(limit) = reader.meter.document() {
+            return out.diagnostics.push(limit.diagnostic(start));
+        }
         match reader.value() {
             Ok(root) => out.documents.push(Document { span: root.span, root }),
             Err(problem) => return out.diagnostics.push(*problem),

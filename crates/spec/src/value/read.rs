@@ -13,12 +13,15 @@ pub struct Budget {
     pub depth: usize,
     /// Most nodes of all documents together, aliases expanded.
     pub nodes: usize,
+    /// Most documents.
+    pub documents: usize,
 }
 
 impl Default for Budget {
-    /// 8 MiB, 100 levels, 500,000 nodes: far above any spec written or generated for real.
+    /// 8 MiB, 100 levels, 500,000 nodes, 10,000 documents: far above any spec written or generated for
+    /// real.
     fn default() -> Self {
-        Self { bytes: 8 << 20, depth: 100, nodes: 500_000 }
+        Self { bytes: 8 << 20, depth: 100, nodes: 500_000, documents: 10_000 }
     }
 }
 
@@ -53,7 +56,7 @@ pub fn read_documents(source: &SourceText, dialect: Dialect, budget: Budget) -> 
     }
     let text = source.text();
     let blank = |c: char| c.is_ascii_whitespace() || c == '\u{feff}';
-    let mut meter = Meter { budget, nodes: 0 };
+    let mut meter = Meter { budget, nodes: 0, documents: 0 };
     if dialect == Dialect::GoYaml && text.trim_start_matches(blank).starts_with('{') {
         json::read(text, &mut meter, &mut out);
     } else {
@@ -75,6 +78,7 @@ fn refuse(text: &str, budget: Budget) -> Option<Diagnostic> {
 pub(super) struct Meter {
     budget: Budget,
     nodes: usize,
+    documents: usize,
 }
 
 /// The reason a meter stops a reader.
@@ -82,12 +86,20 @@ pub(super) struct Meter {
 pub(super) enum Exceeded {
     Depth(usize),
     Nodes(usize),
+    Documents(usize),
 }
 
 impl Meter {
     /// The nesting limit actually applied: readers recurse, so it has a ceiling of its own.
     pub fn depth(&self) -> usize {
         self.budget.depth.min(200)
+    }
+
+    /// Accounts for one more document.
+    pub fn document(&mut self) -> Result<(), Exceeded> {
+        self.documents += 1;
+        let limit = self.budget.documents;
+        if self.documents > limit { Err(Exceeded::Documents(limit)) } else { Ok(()) }
     }
 
     /// Accounts for `count` nodes of which the deepest lies `depth` levels down.
@@ -114,6 +126,11 @@ impl Exceeded {
                 format!("the text stands for more than {limit} values"),
             )
             .help("aliases (`*name`) count as often as they are used"),
+            Self::Documents(limit) => Diagnostic::error(
+                "too-many-documents",
+                span,
+                format!("the text holds more than {limit} documents"),
+            ),
         }
     }
 }

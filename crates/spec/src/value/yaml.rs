@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use granit_parser::{Event, Parser, ScalarStyle, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
 
-use super::read::{Document, Documents, Meter};
+use super::read::{Document, Documents, Exceeded, Meter};
 use super::scalar::{Dialect, resolve};
 use super::{Entry, Kind, Node};
 use crate::diagnostic::Diagnostic;
@@ -51,6 +51,7 @@ impl<'t> Reader<'t, '_> {
             match event {
                 Event::DocumentStart(explicit, _) => {
                     let start = if explicit { span.end } else { from };
+                    self.meter.document().map_err(|limit| Box::new(limit.diagnostic(span)))?;
                     let (event, place) = self.next()?;
                     let root = self.node(event, place)?;
                     self.anchors.clear();
@@ -73,6 +74,9 @@ impl<'t> Reader<'t, '_> {
             }
             Some(Err(error)) => {
                 let at = error.marker().byte_offset().map_or(end, Span::at);
+                if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) {
+                    return Err(Box::new(Exceeded::Depth(self.meter.depth()).diagnostic(at)));
+                }
                 Err(Box::new(Diagnostic::error("yaml-syntax", at, error.info())))
             }
             None => Err(Box::new(Diagnostic::error("yaml-syntax", end, "the text ends too early"))),
