@@ -249,10 +249,7 @@ impl Build {
             Event::Failed { job, failure } => self.failed(*job, failure, at, &mut effects)?,
             Event::Lost { job } => self.lost(*job, at, &mut effects)?,
             Event::Stopped { job } => self.stopped(*job, at, &mut effects)?,
-            Event::AbortJob { job, cause } => {
-                self.job_mut(*job)?;
-                self.abort(*job, *cause, at, &mut effects)?;
-            }
+            Event::AbortJob { job, cause } => self.abort(*job, *cause, at, &mut effects)?,
             Event::Abort => self.abort_all(AbortCause::Requested, at, &mut effects)?,
         }
         self.settle(at, &mut effects)?;
@@ -406,7 +403,7 @@ impl Build {
         at: Timestamp,
         effects: &mut Vec<Effect>,
     ) -> Result<(), EventError> {
-        let job = &mut self.jobs[index.position()];
+        let job = self.job_mut(index)?;
         match job.state() {
             JobState::Waiting { .. } => {
                 job.set(JobState::Aborted { cause, at })?;
@@ -456,13 +453,13 @@ impl Build {
     ) -> Result<(), EventError> {
         let job = &mut self.jobs[index.position()];
         job.reads = reads;
-        match &job.before {
-            Some(last) if job.may_reuse() => {
+        match job.reusable() {
+            Some(last) => {
                 let outputs = last.outputs.clone();
                 job.set(JobState::Completed { how: Completion::Reused, outputs, at })?;
                 effects.push(Effect::KeepOutputs { job: index });
             }
-            _ => effects.push(self.await_worker(index, 1, None)?),
+            None => effects.push(self.await_worker(index, 1, None)?),
         }
         Ok(())
     }

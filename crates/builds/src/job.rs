@@ -214,18 +214,18 @@ impl Job {
         IllegalTransition { job: self.id, from: self.state.name(), to }
     }
 
-    /// Whether what it reads has the content that its outputs were made of, by the same logic, and nobody wants it
-    /// run all the same. This is the early cut-off: a commit that changed nothing ends here.
-    pub(crate) fn may_reuse(&self) -> bool {
+    /// What was built before, if what the job reads has the content it was made of, the logic is the same, and nobody
+    /// wants it to run all the same. This is the early cut-off: a commit that changed nothing ends here.
+    pub(crate) fn reusable(&self) -> Option<&LastBuilt> {
         let wanted =
             self.plan.reasons.iter().any(|r| matches!(r, Staleness::Forced | Staleness::AlwaysStale));
-        let same = |last: &LastBuilt| {
-            let content = |heads: &BTreeMap<DatasetBranch, Head>| {
-                heads.iter().map(|(branch, head)| (branch.clone(), head.content)).collect::<BTreeMap<_, _>>()
-            };
+        let content = |heads: &BTreeMap<DatasetBranch, Head>| {
+            heads.iter().map(|(branch, head)| (branch.clone(), head.content)).collect::<Vec<_>>()
+        };
+        let same = |last: &&LastBuilt| {
             last.logic == self.plan.logic && content(&last.inputs) == content(&self.reads)
         };
-        !wanted && self.before.as_ref().is_some_and(same)
+        self.before.as_ref().filter(|_| !wanted).filter(same)
     }
 
     /// Ends the attempt that runs, if one does.

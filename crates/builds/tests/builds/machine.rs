@@ -252,7 +252,12 @@ fn events_that_cannot_have_happened_change_nothing() {
     ] {
         assert!(matches!(refused(build, event), EventError::Transition(_)));
     }
-    assert_eq!(refused(build, started(J2)), EventError::NoJob { build: id(1), job: J2 });
+    let stop = Event::AbortJob { job: J2, cause: AbortCause::Requested };
+    for event in
+        [started(J2), completed(J2, "b", ""), failed(J2, true), Event::Lost { job: J2 }, locked(J2), stop]
+    {
+        assert_eq!(refused(build, event), EventError::NoJob { build: id(1), job: J2 });
+    }
     after(build, &[locked(J0)]);
     let error = refused(build, locked(J0));
     assert_eq!(error.to_string(), format!("job {} is RUN_PENDING and cannot become WAITING", id(101)));
