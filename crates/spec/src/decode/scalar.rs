@@ -1,7 +1,5 @@
 //! Readers of single values.
 
-use std::num::{IntErrorKind, ParseIntError};
-
 use super::wrong_kind;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::duration::GoDuration;
@@ -68,13 +66,12 @@ fn integer<T, E>(
             diagnostics.push(Diagnostic::error("wrong-type", node.span, message));
             return None;
         }
-        Kind::String(text) => match text.parse::<i128>() {
-            Ok(value) => value,
-            Err(error) => {
-                diagnostics.push(not_an_integer(node, text, expected, &error));
-                return None;
-            }
-        },
+        Kind::String(text) if is_number(text) && text.parse::<i128>().is_ok() => text.parse().ok()?,
+        Kind::String(text) => {
+            let message = format!("expected {expected}, found the text `{text}`");
+            diagnostics.push(Diagnostic::error("wrong-type", node.span, message));
+            return None;
+        }
         _ => {
             diagnostics.push(wrong_kind(node, expected));
             return None;
@@ -88,16 +85,11 @@ fn integer<T, E>(
     narrowed
 }
 
-fn not_an_integer(node: &Node, text: &str, expected: &str, error: &ParseIntError) -> Diagnostic {
-    match error.kind() {
-        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => {
-            Diagnostic::error("out-of-range", node.span, format!("`{text}` is out of range"))
-        }
-        _ => {
-            let message = format!("expected {expected}, found the text `{text}`");
-            Diagnostic::error("wrong-type", node.span, message)
-        }
-    }
+/// Whether a quoted text begins as a JSON number does: no plus, no leading zero, no bare point.
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    let leading_zero = digits.starts_with('0') && digits[1..].starts_with(|c: char| c.is_ascii_digit());
+    digits.starts_with(|c: char| c.is_ascii_digit()) && !leading_zero
 }
 
 /// A finite number, possibly quoted.
@@ -105,7 +97,7 @@ pub fn float(node: &Node, diagnostics: &mut Diagnostics) -> Option<f64> {
     let value = match &node.kind {
         Kind::Int(value) => Some(*value as f64),
         Kind::Float(value) => Some(*value),
-        Kind::String(text) => text.parse().ok(),
+        Kind::String(text) if is_number(text) => text.parse().ok(),
         _ => None,
     };
     let finite = value.filter(|value: &f64| value.is_finite());
@@ -134,12 +126,58 @@ pub fn duration(node: &Node, diagnostics: &mut Diagnostics) -> Option<GoDuration
 /// An RFC 3339 time, kept as it is spelled.
 pub fn timestamp(node: &Node, diagnostics: &mut Diagnostics) -> Option<String> {
     let text = text(node, diagnostics)?;
-    let strict = text.as_bytes().get(10).is_some_and(|byte| matches!(byte, b'T' | b't'));
-    if strict && !text.contains('[') && text.parse::<jiff::Timestamp>().is_ok() {
+    if is_rfc3339(text) && text.parse::<jiff::Timestamp>().is_ok() {
         return Some(text.to_owned());
     }
     let message = format!("`{text}` is not an RFC 3339 time");
     let problem = Diagnostic::error("invalid-time", node.span, message);
     diagnostics.push(problem.help("write it like \"2006-01-02T15:04:05Z\""));
     None
+}
+
+/// Whether a text has the shape `2006-01-02T15:04:05[.999](Z|+07:00)`; the time library takes more.
+fn is_rfc3339(text: &str) -> bool {
+    let shaped = |text: &str, shape: &str| {
+        let fits = |(c, wanted): (u8, u8)| if wanted == b'0' { c.is_ascii_digit() } else { c == wanted };
+        text.len() == shape.len() && text.bytes().zip(shape.bytes()).all(fits)
+    };
+    let Some((head, tail)) = text.split_at_checked(19) else { return false };
+    let fraction =
+        tail.strip_prefix('.').map_or(0, |digits| 1 + digits.bytes().take_while(u8::is_ascii_digit).count());
+    let zone = &tail[fraction..];
+    let good_zone = zone == "Z" || shaped(zone, "+00:00") || shaped(zone, "-00:00");
+    shaped(head, "0000-00-00T00:00:00") && fraction != 1 && good_zone
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_number, is_rfc3339};
+
+    #[test]
+    fn times_have_one_shape() {
+        for text in ["2006-01-02T15:04:05Z", "2006-01-02T15:04:05.999+07:00", "2006-01-02T15:04:05-00:30"] {
+            assert!(is_rfc3339(text), "{text}");
+        }
+        for text in ["", "2006-01-02", "2006-01-02 15:04:05Z", "2006-01-02T15:04Z", "2006-01-02T15:04:05"] {
+            assert!(!is_rfc3339(text), "{text}");
+        }
+        for text in [
+            "2006-01-02T15:04:05.Z",
+            "2006-01-02T15:04:05+07",
+            "2006-01-02T15:04:05Z[UTC]",
+            "é".repeat(20).as_str(),
+        ] {
+            assert!(!is_rfc3339(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn quoted_numbers_are_json_numbers() {
+        for text in ["0", "-1", "10", "0.5", "1e3"] {
+            assert!(is_number(text), "{text}");
+        }
+        for text in ["", "-", "+1", "01", "-01", ".5", "inf", "nan", " 1"] {
+            assert!(!is_number(text), "{text}");
+        }
+    }
 }
