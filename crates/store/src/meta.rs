@@ -21,8 +21,13 @@ use crate::layout::Layout;
 use crate::sqlite::{Database, Durability};
 use rows::Rows;
 
-/// A group is committed after so long even if more writers wait, so that other processes get their turn.
-const GROUP_TIME: Duration = Duration::from_millis(20);
+/// A group is committed after so long even if more writers wait.
+const GROUP_TIME: Duration = Duration::from_millis(10);
+/// A process that has written for so long without a pause makes one. SQLite lets those who wait look again and again for
+/// a moment in which nobody writes; without a pause another process would find one once in seconds.
+const TURN: Duration = Duration::from_millis(20);
+/// Enough for another process to look a few times.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Records under text keys, shared by all processes of a state folder.
 #[derive(Debug)]
@@ -39,6 +44,15 @@ pub struct SqliteMeta {
 struct Writer {
     connection: Option<Connection>,
     group: Option<Arc<Group>>,
+    turn: Option<Turn>,
+}
+
+/// A time in which this process wrote without a pause.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    began: Instant,
+    /// The last commit.
+    ended: Instant,
 }
 
 /// The writers that share one commit.
@@ -47,6 +61,25 @@ struct Group {
     began: Instant,
     outcome: Mutex<Option<Result<(), String>>>,
     settled: Condvar,
+}
+
+impl Writer {
+    /// Lets other processes write if this one has for long.
+    fn give_way(&mut self) {
+        if self.turn.is_some_and(|turn| turn.ended.elapsed() < PAUSE && turn.began.elapsed() > TURN) {
+            thread::sleep(PAUSE);
+            self.turn = None;
+        }
+    }
+
+    fn note_commit(&mut self, group_began: Instant) {
+        let ended = Instant::now();
+        let began = match self.turn {
+            Some(turn) if group_began.duration_since(turn.ended) < PAUSE => turn.began,
+            _ => group_began,
+        };
+        self.turn = Some(Turn { began, ended });
+    }
 }
 
 impl SqliteMeta {
@@ -70,6 +103,7 @@ impl SqliteMeta {
         if let Some(group) = &writer.group {
             return Ok(Arc::clone(group));
         }
+        writer.give_way();
         let connection = match &writer.connection {
             Some(connection) => connection,
             None => writer.connection.insert(self.database.connect()?),
@@ -118,6 +152,7 @@ impl SqliteMeta {
         }
         let outcome =
             outcome.map_err(|error| self.database.failed("cannot be committed", &error).to_string());
+        writer.note_commit(group.began);
         *group.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         group.settled.notify_all();
     }

@@ -24,7 +24,7 @@ const CHECKPOINT_PAGES: u32 = 20_000;
 const LOG_LEFT: u64 = 512 << 10;
 /// A write waits so long for other processes; their transactions take milliseconds.
 const BUSY_LIMIT: Duration = Duration::from_secs(60);
-const BUSY_STEP: Duration = Duration::from_millis(1);
+const BUSY_STEP: Duration = Duration::from_micros(250);
 /// Idle read connections kept.
 const POOL: usize = 8;
 
