@@ -1,0 +1,10 @@
+//! Trees as directories: what is shown equals the tree, whatever was shown before and whoever was killed.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+
+mod checkout;
+mod history;
+mod model;
+mod outputs;
+mod processes;
+mod shown;
