@@ -1,13 +1,14 @@
 //! Glob patterns over paths: Pachyderm's extended syntax.
 //!
-//! `*` a run without `/`, `**` any run, `?` one character but `/`, `[a-z]` a class, `{a,b}`
-//! alternatives, and the capturing groups `(a|b)` = `@(a|b)`, `?( )`, `*( )`, `+( )` and `!( )`; `\` takes the
-//! next character literally. Matching is case-sensitive, whole-path, and treats dot files like others.
+//! `*` is a run without `/`, `**` any run, `?` one character but `/`, `[a-z]` a class, `{a,b}`
+//! alternatives; `(a|b)` = `@(a|b)`, `?( )`, `*( )`, `+( )` and `!( )` are groups that capture; `\` takes the
+//! next character literally. Matching is case-sensitive, covers the whole path and treats dot files
+//! like others.
 //!
 //! Two engines share one tree: `flat` for patterns without negation (one shift per character) and
-//! `reach` for the rest and for captures. Neither backtracks, so no pattern explodes: the work is at most pattern
-//! length times path length. The refused alternative, translation to a regular expression with
-//! look-ahead, is what the original does, with a timeout of five minutes as its safety net.
+//! `reach` for the rest and for captures. Neither backtracks, so no pattern explodes: the work grows
+//! with the product of pattern and path length. The refused alternative, translation to a regular
+//! expression with look-ahead, is what the original does, with a timeout of five minutes as its net.
 
 mod class;
 mod clean;
@@ -35,7 +36,8 @@ pub enum Compat {
     /// As documented. Mistakes are refused, and accidents of the original are not repeated:
     /// brackets must close, separators count in the innermost bracket, a negated class never takes
     /// `/`, only a leading `!` or `^` negates a class, and `!(a)` refuses exactly the paths the pattern
-    /// would match with `@(a)` in that place.
+    /// would match with `@(a)` in that place. Inside a repetition or another negation, where "the
+    /// pattern" would be the negation itself, `!(a)` is read as in [`Compat::Strict`].
     #[default]
     Documented,
     /// Exactly as Pachyderm 1.13.4 behaves, accidents included.

@@ -193,11 +193,11 @@ proptest! {
 
 #[test]
 fn patterns_that_make_backtrackers_explode_are_harmless() {
-    let path = format!("/{}", "a".repeat(4000));
+    let path = format!("/{}", "a".repeat(500));
     let nested = format!("/{}a{}", "*(".repeat(30), ")".repeat(30));
-    let wide = format!("/{}b", "*(a|aa)".repeat(100));
-    let stars = format!("/{}b", "*a".repeat(1000));
-    let braces = format!("/{}", "{a,aa,aaa}".repeat(300));
+    let wide = format!("/{}b", "*(a|aa)".repeat(50));
+    let stars = format!("/{}b", "*a".repeat(400));
+    let braces = format!("/{}", "{a,aa,aaa}".repeat(80));
     for (pattern, expected) in [
         ("/*(*(*(*(a))))b", false),
         ("/+(a|aa|aaa)+(a|aa)!(b)", true),
