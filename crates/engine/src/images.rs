@@ -25,7 +25,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quern_core::Digest;
 use quern_core::port::{Image, Images, PortError, RootFs, RootLayout};
@@ -42,9 +42,15 @@ pub struct LocalImages {
     folder: PathBuf,
     /// Roots in use by this process, so that steps that follow one another share a lease.
     leases: Mutex<BTreeMap<Digest, Weak<Unpacked>>>,
-    /// The copy of `/etc` for `host`, made once per process.
-    etc: Mutex<Option<Arc<Unpacked>>>,
+    /// The copy of `/etc` for `host`, and when it was compared with the machine's own.
+    etc: Mutex<Option<(Instant, Arc<Unpacked>)>>,
 }
+
+/// How long a copy of `/etc` is used before it is compared with the machine's own again, which takes two milliseconds.
+const ETC_LASTS: Duration = Duration::from_secs(10);
+
+/// Where programs are looked for in images that do not say it.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What an identity stands for, as it is noted in the folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,10 +134,12 @@ impl LocalImages {
     fn host_root(&self) -> Result<RootFs, PortError> {
         let mut etc = self.etc.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = match &*etc {
-            Some(shown) => Arc::clone(shown),
-            None => {
+            Some((compared, shown)) if compared.elapsed() < ETC_LASTS => Arc::clone(shown),
+            _ => {
                 self.make_folder()?;
-                Arc::clone(etc.insert(Arc::new(host::prepare_etc(&self.folder.join("host"))?)))
+                let shown = Arc::new(host::prepare_etc(&self.folder.join("host"))?);
+                *etc = Some((Instant::now(), Arc::clone(&shown)));
+                shown
             }
         };
         let layout = RootLayout::Host { directories: host::directories(), etc: shown.path.clone() };
@@ -192,7 +200,7 @@ impl Images for LocalImages {
             ImageName::Directory(path) => {
                 check_platform(platform, "dir:")?;
                 let id = directory::identity(&path)?;
-                (plain(id), Origin::Directory { path })
+                (plain(id, PATH), Origin::Directory { path })
             }
             ImageName::Layout { path, tag } => {
                 let (image, _) = self.resolve_layout(&path, tag.as_deref(), platform)?;
@@ -230,8 +238,8 @@ fn check_platform(wanted: &Platform, image: &str) -> Result<(), PortError> {
     )))
 }
 
-fn plain(id: Digest) -> Image {
-    Image { id, env: vec![("PATH".into(), host::PATH.into())], workdir: "/".into(), user: None }
+fn plain(id: Digest, path: &str) -> Image {
+    Image { id, env: vec![("PATH".into(), path.into())], workdir: "/".into(), user: None }
 }
 
 /// The defaults of an image's config. Variables without `=` are ignored, as every engine does.
@@ -240,7 +248,7 @@ fn with_defaults(image: &quern_oci::Image) -> Image {
     let split = |line: &String| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut env: Vec<_> = defaults.env.iter().filter_map(split).collect();
     if !env.iter().any(|(name, _)| name == "PATH") {
-        env.push(("PATH".into(), host::PATH.into()));
+        env.push(("PATH".into(), PATH.into()));
     }
     Image {
         id: image.chain_id(),

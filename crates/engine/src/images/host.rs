@@ -24,7 +24,7 @@ use quern_core::step::Platform;
 use super::programs::{self, Program};
 use super::unpacked::{self, Unpacked};
 
-/// Where programs are looked for.
+/// Where programs of the machine are looked for.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/go/bin";
 
 /// Programs whose version makes a difference to results.
@@ -99,7 +99,7 @@ pub(super) fn resolve(memory: &Path) -> Result<Image, PortError> {
         arch: Platform::current().arch,
         programs: programs::versions(PROGRAMS, memory)?,
     };
-    Ok(super::plain(identity.digest()))
+    Ok(super::plain(identity.digest(), PATH))
 }
 
 struct Identity {
@@ -144,8 +144,7 @@ fn prepare(etc: &Path, folder: &Path) -> Result<Unpacked, PortError> {
         .map_err(failed)?;
     }
     let prepared = unpacked::obtain(folder, &stamp.finish().hex(), |target| {
-        let copied = shown.iter().try_for_each(|name| copy(&etc.join(name), &target.join(name)));
-        copied.and_then(|()| fs::set_permissions(target, fs::Permissions::from_mode(0o755))).map_err(failed)
+        shown.iter().try_for_each(|name| show(etc, name, target)).map_err(failed)
     })?;
     // Copies of what `/etc` was before; a day is longer than any step waits between naming its image and starting.
     unpacked::prune(folder, Duration::from_secs(24 * 3600))?;
@@ -189,6 +188,13 @@ fn is_public(meta: &fs::Metadata) -> bool {
     meta.mode() & 0o004 != 0
 }
 
+/// Copies one name of [`ETC`], and opens the directories above it to everybody, whatever the user's umask is.
+fn show(etc: &Path, name: &str, target: &Path) -> io::Result<()> {
+    copy(&etc.join(name), &target.join(name))?;
+    let mut above = Path::new(name).ancestors().skip(1);
+    above.try_for_each(|folder| fs::set_permissions(target.join(folder), fs::Permissions::from_mode(0o755)))
+}
+
 /// Copies what everybody may read.
 fn copy(source: &Path, target: &Path) -> io::Result<()> {
     if let Some(parent) = target.parent() {
@@ -207,6 +213,7 @@ fn copy(source: &Path, target: &Path) -> io::Result<()> {
             let entry = entry?;
             copy(&entry.path(), &target.join(entry.file_name()))?;
         }
+        fs::set_permissions(target, meta.permissions())?;
     } else if meta.is_file() {
         fs::copy(source, target)?;
     }

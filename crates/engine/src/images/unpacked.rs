@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -66,6 +66,8 @@ fn make_whole(path: &Path, make: impl FnOnce(&Path) -> Result<(), PortError>) ->
     let failed = |error: io::Error| PortError::io(format!("preparing {}", path.display()), error);
     remove_if_there(&partial).map_err(failed)?;
     fs::create_dir(&partial).map_err(failed)?;
+    // Whatever the user's umask is: a step may run as another user.
+    fs::set_permissions(&partial, fs::Permissions::from_mode(0o755)).map_err(failed)?;
     if let Err(error) = make(&partial) {
         // What is left is removed by the next attempt, if it cannot be now.
         let _ = remove_if_there(&partial);
@@ -99,7 +101,7 @@ pub(super) fn prune(folder: &Path, unused_for: Duration) -> Result<Pruned, PortE
         if free && age >= unused_for {
             pruned.bytes += disk_bytes(&path).map_err(failed)?;
             pruned.count += 1;
-            remove_if_there(&path).map_err(failed)?;
+            remove_whole(&path).map_err(failed)?;
         }
     }
     Ok(pruned)
@@ -107,6 +109,16 @@ pub(super) fn prune(folder: &Path, unused_for: Duration) -> Result<Pruned, PortE
 
 fn open_lock(folder: &Path, name: &str) -> io::Result<File> {
     File::options().create(true).append(true).open(folder.join(format!("{name}.lock")))
+}
+
+/// Removes a directory so that at no time it looks complete and is not. The caller holds the lock.
+fn remove_whole(path: &Path) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    if path != partial {
+        remove_if_there(&partial)?;
+        fs::rename(path, &partial)?;
+    }
+    remove_if_there(&partial)
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

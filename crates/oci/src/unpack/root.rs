@@ -175,6 +175,8 @@ impl Root {
                         rustix::fs::mkdirat(place.parent(), place.name(), Mode::from_raw_mode(0o755))?;
                         made.insert(place.path.clone(), MadeKind::ImpliedDirectory);
                         current = self.at(place.path)?;
+                        // Again, since the user's umask may have taken something away.
+                        rustix::fs::fchmod(&current.fd, Mode::from_raw_mode(0o755))?;
                     }
                 },
             }
