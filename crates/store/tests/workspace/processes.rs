@@ -17,12 +17,15 @@ use crate::model::{Bench, Model, Thing, large, put_model, read_dir, set, show, t
 
 const TREES: usize = 12;
 
-/// Tree number `n` of the trees the killed processes show.
+/// Tree number `n`: like all others in two files of three, so that one snapshot is changed into the next.
 fn nth(n: usize) -> Model {
     let mut model = large(&[]);
-    for i in 0..400 {
-        if !(i * 7 + n).is_multiple_of(5) {
-            set(&mut model, &format!("d{}/f{i}", (i + n / 3) % 6), text(format!("{}", i + n % 4)));
+    for i in 0..300 {
+        match i % 6 {
+            0 => set(&mut model, &format!("d{}/f{i}", i % 7), text(format!("{}", i + n))),
+            1 if (i + n) % 4 == 0 => {}
+            1 => set(&mut model, &format!("e{}/f{i}", (i + n) % 3), text("moved")),
+            _ => set(&mut model, &format!("d{}/f{i}", i % 7), text("same")),
         }
     }
     model
@@ -46,16 +49,25 @@ fn a_killed_process_leaves_nothing_wrong() {
     let store = Store::open(space.root(), &OpenOptions::default()).unwrap();
     let trees = put_all(&store);
     let workspace = FolderWorkspace::of(&store);
-    for round in 0..25u64 {
+    let mut interrupted = 0;
+    for round in 0..40u64 {
         let mut other = Again::start("processes::shows_trees_until_killed", space.root().to_str().unwrap());
         for _ in 0..=round % 3 {
             assert_eq!(other.said().as_deref(), Some("shown"));
         }
         std::thread::sleep(Duration::from_micros(round * 371 % 9000));
         other.kill();
+        interrupted += locks(&space).filter(|lock| lock.contains("Changing")).count();
         let n = (round as usize * 5) % TREES;
         assert_eq!(read_dir(&show(&workspace, &trees[n]).path), nth(n), "round {round}");
     }
+    assert!(interrupted > 0, "no process was killed in the middle");
+}
+
+/// What the lock files of all snapshots say.
+fn locks(space: &TempSpace) -> impl Iterator<Item = String> {
+    let snapshots = fs::read_dir(space.path("snapshots")).unwrap();
+    snapshots.filter_map(|snapshot| fs::read_to_string(snapshot.unwrap().path().join("lock")).ok())
 }
 
 fn put_all(store: &Store) -> Vec<Digest> {
