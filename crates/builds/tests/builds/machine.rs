@@ -295,3 +295,26 @@ fn records_of_another_format_are_refused() {
     let error = serde_json::from_str::<Build>(&newer).unwrap_err().to_string();
     assert!(error.contains("format 2"), "{error}");
 }
+
+#[test]
+fn outputs_that_are_left_as_they_were() {
+    let build = &mut simple(&["a > b c"]);
+    let before = LastBuilt {
+        outputs: BTreeMap::from([
+            (branch("b"), head(1, "b")),
+            (branch("c"), head(1, "c")),
+            (branch("old"), head(1, "")),
+        ]),
+        ..last("other")
+    };
+    let outputs = BTreeMap::from([(branch("b"), head(2, "new")), (branch("foreign"), head(2, ""))]);
+    let events = [
+        Event::OutputsLocked { job: J0, last: Some(before) },
+        started(J0),
+        Event::Completed { job: J0, outputs },
+    ];
+    assert_eq!(after(build, &events), "finish 0, close Succeeded");
+    let expected = BTreeMap::from([(branch("b"), head(2, "new")), (branch("c"), head(1, "c"))]);
+    assert_eq!(build.job(J0).unwrap().remembered().unwrap().outputs, expected);
+    assert!(build.job(J0).unwrap().changed_something());
+}
