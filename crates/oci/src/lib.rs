@@ -7,7 +7,7 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | a user's name for an image | [`reference`] |
+//! | a user's name for an image | [`mod@reference`] |
 //! | the documents, in the order of their fields | [`document`] |
 //! | a directory or archive of blobs, and the image in it | [`layout`] |
 //! | the bytes of a blob, compared with its descriptor | [`blob`] |

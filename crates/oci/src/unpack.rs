@@ -1,7 +1,7 @@
 //! The members of layers as files below a directory.
 //!
 //! Safety rests on one rule: every system call names one component below a directory that is held open, and such a
-//! directory is reached only through [`root::Root`], which resolves links itself, inside the root. So nothing is
+//! directory is reached only through `root::Root`, which resolves links itself, inside the root. So nothing is
 //! written, changed or removed outside, whatever a layer says. On top of that, what no honest tool writes is refused,
 //! because two readers of it would see two different file systems:
 //! a name twice in one layer, a path through a link that the same layer has made, `..` anywhere in a name.

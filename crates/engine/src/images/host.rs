@@ -91,6 +91,11 @@ pub fn directories() -> Vec<PathBuf> {
     names.iter().map(PathBuf::from).filter(|path| path.symlink_metadata().is_ok()).collect()
 }
 
+/// Those of the programs that a step on `host` would not find.
+pub fn missing(programs: &[String]) -> Vec<&str> {
+    programs.iter().map(String::as_str).filter(|name| programs::find(name).is_none()).collect()
+}
+
 /// The machine as an image. Versions are remembered in `memory`.
 pub(super) fn resolve(memory: &Path) -> Result<Image, PortError> {
     let release = ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|file| fs::read(file).ok());
@@ -239,6 +244,12 @@ fn copy_link(source: &Path, target: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_of_home_directories_do_not_count() {
+        let wanted = ["sh", "no-such-program", ""].map(str::to_owned);
+        assert_eq!(missing(&wanted), ["no-such-program", ""]);
+    }
 
     #[test]
     fn secrets_are_not_shown() {

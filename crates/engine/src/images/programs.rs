@@ -65,7 +65,7 @@ pub(super) fn versions(
 }
 
 /// The first program of that name in [`PATH`], links followed.
-fn find(name: &str) -> Option<(PathBuf, fs::Metadata)> {
+pub(super) fn find(name: &str) -> Option<(PathBuf, fs::Metadata)> {
     PATH.split(':').find_map(|folder| {
         let path = Path::new(folder).join(name);
         let meta = fs::metadata(&path).ok()?;
