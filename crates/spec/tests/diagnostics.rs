@@ -146,6 +146,37 @@ fn broken_syntax_has_one_place() {
 }
 
 #[test]
+fn an_unquoted_glob_in_yaml_gets_a_hint() {
+    check(
+        "p.yaml",
+        "input:\n  pfs:\n    glob: *\n",
+        "p.yaml:3:11: error[yaml-syntax]: `*` and `&` begin an alias or anchor, and this names none
+   3 |     glob: *
+     |           ^
+     = help: put a text that begins with `*` or `&` in quotes
+",
+    );
+    check(
+        "p.yaml",
+        "image: @x\n",
+        "p.yaml:1:8: error[yaml-syntax]: `@` cannot begin a value
+   1 | image: @x
+     |        ^
+     = help: put the text in quotes
+",
+    );
+    check(
+        "p.yaml",
+        "input:\n\tpfs: x\n",
+        "p.yaml:2:2: error[yaml-syntax]: a tab cannot indent
+   2 |  pfs: x
+     |  ^
+     = help: indent with spaces
+",
+    );
+}
+
+#[test]
 fn a_hopeless_spec_does_not_flood() {
     let fields: String = (0..5000).map(|index| format!("\"x{index}\": 1,")).collect();
     let parsed = parse_pipelines("s", &format!("{{{fields} \"y\": 1}}"));

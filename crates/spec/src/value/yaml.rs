@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Tag};
 
 use super::read::{Document, Documents, Exceeded, Meter};
 use super::scalar::{Dialect, resolve};
@@ -74,12 +74,29 @@ impl<'t> Reader<'t, '_> {
             }
             Some(Err(error)) => {
                 let at = error.marker().byte_offset().map_or(end, Span::at);
-                if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) {
-                    return Err(Box::new(Exceeded::Depth(self.meter.depth()).diagnostic(at)));
-                }
-                Err(Box::new(Diagnostic::error("yaml-syntax", at, error.info())))
+                Err(Box::new(self.syntax(&error, at)))
             }
             None => Err(Box::new(Diagnostic::error("yaml-syntax", end, "the text ends too early"))),
+        }
+    }
+
+    /// The parser's problem, with a hint for the usual slips.
+    fn syntax(&self, error: &ScanError, at: Span) -> Diagnostic {
+        let problem = |message: &str| Diagnostic::error("yaml-syntax", at, message);
+        match error.kind() {
+            ErrorKind::RecursionLimitExceeded => Exceeded::Depth(self.meter.depth()).diagnostic(at),
+            ErrorKind::UnknownAnchor | ErrorKind::MissingAnchorOrAliasName => {
+                let named = problem("`*` and `&` begin an alias or anchor, and this names none");
+                named.help("put a text that begins with `*` or `&` in quotes")
+            }
+            ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation => {
+                problem("a tab cannot indent").help("indent with spaces")
+            }
+            ErrorKind::UnexpectedCharacter { character } => {
+                let character = format!("`{character}` cannot begin a value");
+                problem(&character).help("put the text in quotes")
+            }
+            _ => problem(&error.info()),
         }
     }
 
