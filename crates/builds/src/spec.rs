@@ -144,3 +144,18 @@ pub enum Freshness {
     /// Only when forced: its data come from outside.
     NeverStale,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branches_as_text() {
+        for text in ["a@b", "ri.foundry.main.dataset.1@feature/x", "a@b@c"] {
+            assert_eq!(text.parse::<DatasetBranch>().map(|b| b.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "a", "@", "a@", "@b"] {
+            assert_eq!(text.parse::<DatasetBranch>(), Err(InvalidBranch(text.to_owned())));
+        }
+    }
+}
