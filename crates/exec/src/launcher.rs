@@ -1,8 +1,10 @@
 //! The launcher: a small process with one thread that starts the sandboxes of one worker.
 //!
 //! A program with many threads cannot safely copy itself, and a large one copies slowly; this one does nothing
-//! else. It lives until its executor closes the connection or dies, and no step outlives it.
+//! else. It lives until its executor closes the connection or dies, and no step outlives it. (The kernel's own signal
+//! for the death of a parent would not do: it is sent when the *thread* that started the launcher ends.)
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,30 +14,68 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitOptions, pidfd_send_signal, setsid, wait, waitpid};
 
+use crate::LAUNCHER_ARGUMENT;
 use crate::filter::Filter;
 use crate::groups::Groups;
 use crate::init::{MEMORY_SCORE, MOST_REPORT, Report, Sandbox};
+use crate::mounts;
 use crate::network::QuietNetwork;
 use crate::order::{Cost, Ending, Order, Reply, Request};
 use crate::privilege;
 use crate::refusal::{Doing, Refusal};
 use crate::root::Roots;
-use crate::sys::{self, Cloned, Process};
+use crate::sys::{self, Cloned, ExecList, Process};
 use crate::wire::{Received, Wire};
 
 /// Namespaces every step gets; the network comes apart.
 const NAMESPACES: i32 =
     libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
+/// What a launcher's second life is told about its first.
+const AS_ROOT: &str = "as-root";
+const IN_USER_NAMESPACE: &str = "in-user-namespace";
+
 /// The life of a launcher, connected to its executor by standard input. Never returns.
 ///
-/// The program must call this before it starts a thread.
+/// The program must call this before it starts a thread, when its first argument is [`LAUNCHER_ARGUMENT`].
 pub fn launcher_main() -> ! {
-    let code = match connect() {
-        Ok(wire) => serve(&wire),
-        Err(_) => 1,
+    let code = match (connect(), std::env::args().nth(2).as_deref()) {
+        (Ok(wire), None) => begin(&wire),
+        (Ok(wire), Some(AS_ROOT)) => serve(&wire, false),
+        (Ok(wire), Some(IN_USER_NAMESPACE)) => serve(&wire, true),
+        _ => 1,
     };
     sys::exit_now(code)
+}
+
+/// The first life: gets the rights it needs, then executes this program again from a read-only mount.
+///
+/// A hostile image can make the kernel execute the launcher's file inside a sandbox (a script whose first line is
+/// `#!/proc/self/exe`) and so get hold of that file. From such a mount nobody can write to it, root included.
+fn begin(wire: &Wire) -> i32 {
+    let again = || -> Result<(), Refusal> {
+        let rights = if privilege::own_mounts()? { IN_USER_NAMESPACE } else { AS_ROOT };
+        let program = fs::read_link("/proc/self/exe").doing("finding the launcher's program")?;
+        let program = mounts::detached(&program, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
+        let name = std::env::args().next().unwrap_or_default();
+        let words =
+            [name.as_str(), LAUNCHER_ARGUMENT, rights].map(|word| CString::new(word).unwrap_or_default());
+        let streams = [wire.socket().as_raw_fd(), libc::STDOUT_FILENO, libc::STDERR_FILENO];
+        sys::set_standard_streams(streams).doing("handing the connection on")?;
+        let errno = sys::execute_file(&program, &ExecList::new(words.into()), &ExecList::new(Vec::new()));
+        Err(io::Error::from_raw_os_error(errno))
+            .doing("executing the launcher's program from a read-only mount")
+    };
+    refuse(wire, again().err())
+}
+
+/// Tells why there will be no launcher; gives the exit code.
+fn refuse(wire: &Wire, refusal: Option<Refusal>) -> i32 {
+    if let Some(refusal) = refusal {
+        // If nobody hears it, nobody needs it.
+        let _ = wire.send(&Reply::Refused(refusal), &[], &[]);
+    }
+    1
 }
 
 fn connect() -> io::Result<Wire> {
@@ -52,14 +92,10 @@ fn connect() -> io::Result<Wire> {
 }
 
 /// Carries out orders until the executor is gone; gives the exit code.
-fn serve(wire: &Wire) -> i32 {
-    let mut launcher = match Launcher::set_up() {
+fn serve(wire: &Wire, in_user_namespace: bool) -> i32 {
+    let mut launcher = match Launcher::set_up(in_user_namespace) {
         Ok(launcher) => launcher,
-        Err(refusal) => {
-            // If nobody hears it, nobody needs it.
-            let _ = wire.send(&Reply::Refused(refusal), &[], &[]);
-            return 1;
-        }
+        Err(refusal) => return refuse(wire, Some(refusal)),
     };
     if wire.send(&Reply::Ready { groups: launcher.groups.dirs.clone() }, &[], &[]).is_err() {
         return 1;
@@ -99,10 +135,9 @@ fn protect_from_memory_killer() -> Option<String> {
 }
 
 impl Launcher {
-    fn set_up() -> Result<Self, Refusal> {
+    fn set_up(in_user_namespace: bool) -> Result<Self, Refusal> {
         // Before the directory they are mounted below is covered.
         let groups = Groups::open();
-        let in_user_namespace = privilege::own_mounts()?;
         Ok(Self {
             groups,
             roots: Roots::new(in_user_namespace)?,

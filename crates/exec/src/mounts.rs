@@ -39,10 +39,13 @@ pub(crate) fn open_sources(mounts: &[Placed]) -> Result<Vec<Source>, Refusal> {
         .collect()
 }
 
-fn detached(source: &str, attributes: u64) -> Result<OwnedFd, Refusal> {
+/// A mount of a file or directory of the machine that nobody sees yet.
+pub(crate) fn detached(source: impl AsRef<Path>, attributes: u64) -> Result<OwnedFd, Refusal> {
+    let source = source.as_ref();
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let tree = open_tree(CWD, source, flags).doing(format_args!("opening {source}"))?;
-    sys::set_mount_attributes(&tree, attributes, false).doing(format_args!("protecting {source}"))?;
+    let tree = open_tree(CWD, source, flags).doing(format_args!("opening {}", source.display()))?;
+    let doing = format_args!("protecting {}", source.display());
+    sys::set_mount_attributes(&tree, attributes, false).doing(doing)?;
     Ok(tree)
 }
 

@@ -271,3 +271,58 @@ fn text(path: &Path) -> Result<String, ExecError> {
         _ => Err(ExecError::Invalid(format!("{} must be an absolute path in UTF-8", path.display()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Holder, Placed, What, check_path, holder, is_below, placed};
+    use proptest::prelude::{any, proptest};
+
+    #[test]
+    fn paths() {
+        for (path, expected) in [
+            ("/", false),
+            ("/a", true),
+            ("/a/b c/\u{e4}", true),
+            ("", false),
+            ("a", false),
+            ("/a/", false),
+            ("//a", false),
+            ("/a//b", false),
+            ("/./a", false),
+            ("/a/..", false),
+            ("/..a/.b", true),
+            ("/a\0b", false),
+        ] {
+            assert_eq!(check_path("mount", path, false).is_ok(), expected, "{path:?}");
+        }
+        assert!(check_path("working directory", "/", true).is_ok());
+        assert!(is_below("/a/b", "/a") && !is_below("/ab", "/a") && !is_below("/a", "/a"));
+    }
+
+    #[test]
+    fn what_a_place_lies_in() {
+        let bind = || What::Bind { source: "/x".into(), write: true };
+        let mounts: Vec<Placed> =
+            vec![placed("/m", What::Tmpfs { size: None }), placed("/m/deep", bind()), placed("/o", bind())];
+        for (path, expected) in [
+            ("/m", Some(Holder::Memory)),
+            ("/m/x", Some(Holder::Memory)),
+            ("/m/deep/x", Some(Holder::Mount)),
+            ("/o/x", Some(Holder::Mount)),
+            ("/ox", None),
+            ("/tmp/x", Some(Holder::Memory)),
+            ("/tmpx", None),
+            ("/dev/shm/x", Some(Holder::Memory)),
+            ("/proc/self", Some(Holder::Mount)),
+        ] {
+            assert_eq!(holder(&mounts, path), expected, "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_makes_it_panic(path in any::<String>()) {
+            let _ = check_path("mount", &path, true);
+        }
+    }
+}

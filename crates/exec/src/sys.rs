@@ -100,6 +100,22 @@ pub(crate) fn execute(program: &CStr, argv: &ExecList, env: &ExecList) -> c_int 
     last_errno()
 }
 
+/// Replaces this process by the program in an open file; returns only to say why it could not.
+pub(crate) fn execute_file(program: impl AsFd, argv: &ExecList, env: &ExecList) -> c_int {
+    // SAFETY: as in `execute`; the path is an empty C string.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            program.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            argv.pointers.as_ptr(),
+            env.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    last_errno()
+}
+
 fn last_errno() -> c_int {
     io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)
 }

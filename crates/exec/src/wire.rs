@@ -108,3 +108,65 @@ impl Wire {
         Ok(received.bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Wire;
+    use proptest::prelude::{any, prop, proptest};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    fn pair() -> (Wire, Wire) {
+        let (a, b) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
+        (Wire::new(a), Wire::new(b))
+    }
+
+    #[test]
+    fn files_travel_with_their_message() {
+        let (a, b) = pair();
+        let null = File::open("/dev/null").unwrap();
+        let zero = File::open("/dev/zero").unwrap();
+        a.send(&"first", b"", &[null.as_fd(), zero.as_fd()]).unwrap();
+        a.send(&"second", b"x", &[]).unwrap();
+        let first = b.receive::<String>().unwrap().unwrap();
+        assert_eq!((first.message.as_str(), first.fds.len()), ("first", 2));
+        let mut byte = [1];
+        let mut fds = first.fds.into_iter().map(File::from);
+        assert_eq!(fds.next().unwrap().read(&mut byte).unwrap(), 0);
+        assert_eq!((fds.next().unwrap().read(&mut byte).unwrap(), byte), (1, [0]));
+        let second = b.receive::<String>().unwrap().unwrap();
+        assert_eq!(
+            (second.message.as_str(), second.payload.as_slice(), second.fds.len()),
+            ("second", &b"x"[..], 0)
+        );
+    }
+
+    #[test]
+    fn the_end_and_nonsense_are_told_apart() {
+        let (a, b) = pair();
+        drop(a);
+        assert!(b.receive::<String>().unwrap().is_none());
+        let (a, b) = pair();
+        (&a.0).write_all(&[0xff; 40]).unwrap();
+        assert!(b.receive::<String>().err().unwrap().to_string().contains("1 GiB"));
+        let (a, b) = pair();
+        (&a.0).write_all(&[1; 5]).unwrap();
+        drop(a);
+        assert!(b.receive::<String>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_arrives(text in any::<String>(), payload in prop::collection::vec(any::<u8>(), 0..300_000)) {
+            let (a, b) = pair();
+            std::thread::scope(|scope| {
+                // More than a socket holds: the two ends have to take turns.
+                scope.spawn(|| a.send(&text, &payload, &[]).unwrap());
+                let received = b.receive::<String>().unwrap().unwrap();
+                assert!(received.message == text && received.payload == payload);
+            });
+        }
+    }
+}

@@ -107,12 +107,10 @@ impl Worker {
         drop((their_out, their_err));
         let mut follower = Follower { worker: self, pipes: [Some(out.into()), Some(err.into())], log };
         let end = follower.follow(cancel, deadline);
-        match &end {
-            // Everything of the step has ended: what it said is in the pipes already.
-            Ok(_) => follower.read_rest(Duration::ZERO)?,
-            // The step dies with its launcher; its last process holds the pipes.
-            Err(_) => follower.read_rest(PATIENCE)?,
-        }
+        let ended = end.is_ok() && follower.worker.is_alive();
+        // If everything of the step has ended, what it said is in the pipes. If it is dying with its launcher, its
+        // last process holds the pipes.
+        follower.read_rest(if ended { Duration::ZERO } else { PATIENCE })?;
         log.flush();
         end
     }
