@@ -150,6 +150,8 @@ fn several_documents_are_several_pipelines() {
     let twice = parse(&format!("{one}{one}"));
     assert_eq!(problems(&twice), ["duplicate-pipeline: the pipeline `p` is specified twice"]);
     assert_eq!(problems(&parse("  \n")), ["no-pipeline: the text holds no pipeline specification"]);
+    assert_eq!(names("pipeline: {name: a}\n---\n---\n# nothing\n"), ["a"]);
+    assert_eq!(problems(&parse("---\n---\n")), ["no-pipeline: the text holds no pipeline specification"]);
     assert_eq!(problems(&parse("- a\n")), ["wrong-type: expected a map, found a list"]);
 }
 
@@ -385,6 +387,13 @@ fn transforms_keep_their_rules() {
             "missing-field: the secret has no name",
             "missing-field: `env_var` needs a `key`",
             "missing-field: the secret is used nowhere",
+        ]
+    );
+    assert_eq!(
+        with(r#"{"image": "i:1", "cmd": ["a\u0000b"], "env": {"A": "\u0000"}}"#),
+        [
+            "nul-byte: the environment variable `A` contains a NUL character",
+            "nul-byte: `cmd` contains a NUL character"
         ]
     );
     let runtime = r#"{"build": {"language": "go", "runtime": ["*.py", "[a"]}}"#;

@@ -72,12 +72,14 @@ pub fn decode_pipelines(name_of_source: &str, text: &str) -> Parsed {
     let source = SourceText::new(name_of_source, text);
     let read = read_documents(&source, Dialect::GoYaml, Budget::default());
     let mut diagnostics = read.diagnostics;
-    if read.documents.is_empty() && !diagnostics.has_errors() {
+    // A `---` too many makes an empty document, which says nothing.
+    let written: Vec<_> = read.documents.iter().filter(|document| !document.root.is_null()).collect();
+    if written.is_empty() && !diagnostics.has_errors() {
         let problem = Diagnostic::global("no-pipeline", "the text holds no pipeline specification");
         diagnostics.push(problem);
     }
     let one = |document| Pipeline::read(document, &source, &mut diagnostics);
-    let pipelines = read.documents.iter().filter_map(one).collect();
+    let pipelines = written.into_iter().filter_map(one).collect();
     Parsed { source, pipelines, diagnostics }
 }
 

@@ -1,5 +1,7 @@
 //! Rules of `transform`.
 
+use std::collections::BTreeMap;
+
 use super::Check;
 use crate::diagnostic::Diagnostic;
 use crate::glob::Glob;
@@ -20,13 +22,21 @@ impl Check<'_, '_> {
         if transform.build.is_none() {
             self.program(transform);
         }
-        self.environment(transform.span, transform.env.keys());
+        self.environment(transform.span, &transform.env);
+        for (field, texts) in [("cmd", &transform.cmd), ("err_cmd", &transform.err_cmd)] {
+            if texts.iter().any(|text| text.contains('\0')) {
+                self.error("nul-byte", head(transform.span), format!("`{field}` contains a NUL character"));
+            }
+        }
         for secret in &transform.secrets {
             self.secret(secret);
         }
         if let Some(build) = &transform.build {
-            self.environment(build.span, build.env.keys());
+            self.environment(build.span, &build.env);
             self.runtime(build);
+            if build.path().contains('\0') {
+                self.error("nul-byte", build.span, "`build.path` contains a NUL character");
+            }
         }
     }
 
@@ -50,10 +60,15 @@ impl Check<'_, '_> {
         self.diagnostics.push(problem.help("name a version, so that old results stay what they were"));
     }
 
-    fn environment<'k>(&mut self, span: Span, names: impl Iterator<Item = &'k String>) {
-        for name in names.filter(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            let message = format!("`{name}` cannot be the name of an environment variable");
-            self.error("invalid-name", head(span), message);
+    fn environment(&mut self, span: Span, variables: &BTreeMap<String, String>) {
+        for (name, value) in variables {
+            if name.is_empty() || name.contains(['=', '\0']) {
+                let message = format!("`{name}` cannot be the name of an environment variable");
+                self.error("invalid-name", head(span), message);
+            } else if value.contains('\0') {
+                let message = format!("the environment variable `{name}` contains a NUL character");
+                self.error("nul-byte", head(span), message);
+            }
         }
     }
 
