@@ -119,6 +119,9 @@ pub enum FlawReason {
     /// The name is not text.
     #[error("has a name that is not UTF-8; rename it")]
     NotUtf8,
+    /// A link whose target is not text.
+    #[error("is a link to something whose name is not UTF-8; remove it")]
+    TargetNotUtf8,
     /// The path is one no tree holds.
     #[error("{0}")]
     Path(&'static str),

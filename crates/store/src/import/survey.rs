@@ -160,7 +160,7 @@ fn is_remembered_link(before: Option<&Entry<'_>>, target: &str) -> bool {
 
 fn read_link(dir: impl AsFd, name: &str, path: impl Fn() -> String) -> Result<String, Flaw> {
     let target = rustix::fs::readlinkat(dir, name, Vec::new()).map_err(|e| Flaw::io(path(), e))?;
-    target.into_string().map_err(|_| Flaw::new(path(), FlawReason::NotUtf8))
+    target.into_string().map_err(|_| Flaw::new(path(), FlawReason::TargetNotUtf8))
 }
 
 /// The file a link leads to.

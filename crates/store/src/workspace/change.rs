@@ -2,9 +2,10 @@
 
 use quern_core::port::{Blobs, PortError};
 use quern_core::tree::Entry;
-use quern_core::{Digest, Tree, TreePath};
+use quern_core::{Digest, TreePath};
 
 use super::read_tree;
+use super::spread::{SERIAL, spread};
 
 /// What has to happen in one directory. Removals come first.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,70 +31,102 @@ pub(super) struct Changes {
     pub removed: u64,
 }
 
+/// Two versions of one directory.
+struct Pair {
+    dir: TreePath,
+    /// None if the directory is new.
+    from: Option<Digest>,
+    to: Digest,
+}
+
+/// What differs between them.
+struct Compared {
+    change: Change,
+    /// Directories in both that differ, and new ones.
+    below: Vec<Pair>,
+    /// Entries of the old one that end.
+    gone: Vec<Entry>,
+}
+
 /// All changes from one tree (none: nothing at all, not even the root) to another. Reads
 /// only directories that differ.
 pub(super) fn changes(blobs: &dyn Blobs, from: Option<&Digest>, to: &Digest) -> Result<Changes, PortError> {
     let mut changes = Changes::default();
-    let mut open = vec![(TreePath::root(), from.copied(), *to)];
-    while let Some((dir, from, to)) = open.pop() {
-        if from == Some(to) {
-            continue;
-        }
-        let old = from.map(|digest| read_tree(blobs, &digest)).transpose()?;
-        let mut change = Change { dir, fresh: old.is_none(), remove: Vec::new(), write: Vec::new() };
-        let gone = compare(&mut change, old.unwrap_or_default(), read_tree(blobs, &to)?, &mut open)?;
-        changes.removed += weight(blobs, gone)?;
-        changes.added += change.write.iter().map(|(_, entry)| size(entry)).sum::<u64>();
-        if change.fresh || !change.remove.is_empty() || !change.write.is_empty() {
-            changes.list.push(change);
+    let mut level = vec![Pair { dir: TreePath::root(), from: from.copied(), to: *to }];
+    level.retain(|pair| pair.from != Some(pair.to));
+    while !level.is_empty() {
+        let grain = if level.len() < 8 { SERIAL } else { 2 };
+        let compared = spread(&level, grain, |pair| compare(blobs, pair));
+        level.clear();
+        for compared in compared {
+            let Compared { change, mut below, gone } = compared?;
+            level.append(&mut below);
+            changes.removed += weight(blobs, gone)?;
+            changes.added += change.write.iter().map(|(_, entry)| size(entry)).sum::<u64>();
+            if change.fresh || !change.remove.is_empty() || !change.write.is_empty() {
+                changes.list.push(change);
+            }
         }
     }
     Ok(changes)
 }
 
-/// Compares the entries of two directories and gives those of the old one that end; directories below that differ go
-/// to `open`.
-fn compare(
-    change: &mut Change,
-    old: Tree,
-    new: Tree,
-    open: &mut Vec<(TreePath, Option<Digest>, Digest)>,
-) -> Result<Vec<Entry>, PortError> {
-    let mut gone = Vec::new();
-    let mut old = old.into_entries().into_iter().peekable();
-    for (name, entry) in new.into_entries() {
+fn compare(blobs: &dyn Blobs, pair: &Pair) -> Result<Compared, PortError> {
+    let old = pair.from.map(|digest| read_tree(blobs, &digest)).transpose()?;
+    let change =
+        Change { dir: pair.dir.clone(), fresh: old.is_none(), remove: Vec::new(), write: Vec::new() };
+    let mut compared = Compared { change, below: Vec::new(), gone: Vec::new() };
+    let mut old = old.unwrap_or_default().into_entries().into_iter().peekable();
+    for (name, entry) in read_tree(blobs, &pair.to)?.into_entries() {
         while let Some((name, entry)) = old.next_if(|(other, _)| *other < name) {
-            change.remove.push(name);
-            gone.push(entry);
+            compared.remove(name, entry);
         }
         let before = old.next_if(|(other, _)| *other == name).map(|(_, before)| before);
-        if before.as_ref() == Some(&entry) {
-            continue;
+        if before.as_ref() != Some(&entry) {
+            compared.replace(name, before, entry)?;
         }
-        match (&before, entry) {
-            (Some(Entry::Dir(from)), Entry::Dir(to)) => {
-                open.push((child(&change.dir, &name)?, Some(from.digest), to.digest));
-                continue;
-            }
-            (_, Entry::Dir(to)) => {
-                open.push((child(&change.dir, &name)?, None, to.digest));
-                change.remove.extend(before.is_some().then_some(name));
-            }
-            (Some(Entry::File { .. }), entry @ Entry::File { .. }) | (None, entry) => {
-                change.write.push((name, entry));
-            }
-            (Some(_), entry) => {
-                change.remove.push(name.clone());
-                change.write.push((name, entry));
-            }
-        }
-        gone.extend(before);
     }
     for (name, entry) in old {
-        change.remove.push(name);
-        gone.push(entry);
+        compared.remove(name, entry);
     }
-    Ok(gone)
+    Ok(compared)
+}
+
+impl Compared {
+    fn remove(&mut self, name: String, entry: Entry) {
+        self.change.remove.push(name);
+        self.gone.push(entry);
+    }
+
+    /// Puts an entry in the place of another one or of nothing.
+    fn replace(&mut self, name: String, before: Option<Entry>, entry: Entry) -> Result<(), PortError> {
+        match (before, entry) {
+            (Some(Entry::Dir(from)), Entry::Dir(to)) => self.enter(&name, Some(from.digest), to.digest)?,
+            (before, Entry::Dir(to)) => {
+                self.enter(&name, None, to.digest)?;
+                if let Some(before) = before {
+                    self.remove(name, before);
+                }
+            }
+            (Some(before @ Entry::File { .. }), entry @ Entry::File { .. }) => {
+                self.gone.push(before);
+                self.change.write.push((name, entry));
+            }
+            (before, entry) => {
+                if let Some(before) = before {
+                    self.remove(name.clone(), before);
+                }
+                self.change.write.push((name, entry));
+            }
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, name: &str, from: Option<Digest>, to: Digest) -> Result<(), PortError> {
+        let dir = self.change.dir.child(name).map_err(|e| PortError::Other(e.to_string()))?;
+        self.below.push(Pair { dir, from, to });
+        Ok(())
+    }
 }
 
 /// Bytes of all files at and below these entries.
@@ -112,8 +145,4 @@ fn weight(blobs: &dyn Blobs, mut open: Vec<Entry>) -> Result<u64, PortError> {
 /// Bytes of a file.
 fn size(entry: &Entry) -> u64 {
     if let Entry::File { content, .. } = entry { content.size } else { 0 }
-}
-
-fn child(dir: &TreePath, name: &str) -> Result<TreePath, PortError> {
-    dir.child(name).map_err(|e| PortError::Other(e.to_string()))
 }

@@ -1,4 +1,4 @@
-//! A tree written into a directory of the user.
+//! A tree written into a directory of the user, with the modes the user's mask leaves.
 
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
@@ -77,7 +77,10 @@ impl Site<'_> {
         };
         if let (Some(parent), Some(name)) = (change.dir.parent(), change.dir.name()) {
             let parent = beneath::open_dir(&self.root, parent.as_str()).map_err(failed)?;
-            write::make_dir(parent, name).map_err(failed)?;
+            match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(failed(error)),
+            }
         }
         let dir = beneath::open_dir(&self.root, path).map_err(failed)?;
         for (name, entry) in &change.write {
@@ -128,7 +131,7 @@ impl Site<'_> {
     ) -> Result<(), CheckoutError> {
         let failed = |error| self.failed(path.as_str(), error);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let mode = write::file_mode(executable);
+        let mode = Mode::from_raw_mode(if executable { 0o777 } else { 0o666 });
         let file = beneath::create(dir, temporary, Through::NoLinks, flags, mode).map_err(failed)?;
         let mut file = std::fs::File::from(file);
         let copied = write::copy(&mut *self.blobs.open(&content.digest)?, &mut file);

@@ -27,8 +27,8 @@ const WHOLE: u64 = 1 << 20;
 
 pub(super) const DIR_MODE: Mode = Mode::from_raw_mode(0o755);
 
-/// The mode of a file in a snapshot or checkout.
-pub(super) fn file_mode(executable: bool) -> Mode {
+/// The mode of a file in a snapshot.
+fn file_mode(executable: bool) -> Mode {
     Mode::from_raw_mode(if executable { 0o755 } else { 0o644 })
 }
 
@@ -74,11 +74,10 @@ fn clear_and_make(site: &Site<'_>, change: &Change) -> Result<(), PortError> {
     Ok(())
 }
 
-/// A directory with the mode of all directories, whatever the process's mask says.
+/// A directory with the mode of all directories, whatever the process's mask says; it may be there already.
 pub(super) fn make_dir(parent: impl AsFd, name: &str) -> Result<(), Errno> {
     match rustix::fs::mkdirat(&parent, name, DIR_MODE) {
-        Ok(()) => rustix::fs::chmodat(&parent, name, DIR_MODE, AtFlags::empty()),
-        Err(Errno::EXIST) => Ok(()),
+        Ok(()) | Err(Errno::EXIST) => rustix::fs::chmodat(&parent, name, DIR_MODE, AtFlags::empty()),
         Err(error) => Err(error),
     }
 }
@@ -151,7 +150,9 @@ fn open_file(site: &Site<'_>, dir: &OwnedFd, name: &str, executable: bool) -> Re
         Err(Errno::EXIST) => {
             let old = rustix::fs::openat(dir, name, flags, Mode::empty())?;
             let found = rustix::fs::fstat(&old)?;
-            if found.st_nlink == 1 {
+            if found.st_nlink == 1 && Mode::from_raw_mode(found.st_mode) == mode {
+                return Ok((old.into(), found.st_size as u64));
+            } else if found.st_nlink == 1 {
                 (old, found.st_size as u64)
             } else {
                 site.bin.throw(dir, name)?;

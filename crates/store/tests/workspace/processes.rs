@@ -23,7 +23,7 @@ fn nth(n: usize) -> Model {
     for i in 0..300 {
         match i % 6 {
             0 => set(&mut model, &format!("d{}/f{i}", i % 7), text(format!("{}", i + n))),
-            1 if (i + n) % 4 == 0 => {}
+            1 if (i + n).is_multiple_of(4) => {}
             1 => set(&mut model, &format!("e{}/f{i}", (i + n) % 3), text("moved")),
             _ => set(&mut model, &format!("d{}/f{i}", i % 7), text("same")),
         }
