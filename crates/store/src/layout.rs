@@ -28,6 +28,8 @@ impl Layout {
     pub(crate) fn open(root: &Path, create: bool) -> Result<Self, OpenError> {
         let layout = Self { root: root.to_owned() };
         if layout.check_format()? {
+            // A directory that somebody removed to make room is as good as an empty one.
+            layout.make_directories()?;
             return Ok(layout);
         }
         if !create {
@@ -35,6 +37,19 @@ impl Layout {
         }
         layout.create()?;
         if layout.check_format()? { Ok(layout) } else { Err(OpenError::Absent { path: root.to_owned() }) }
+    }
+
+    fn make_directories(&self) -> Result<(), OpenError> {
+        for name in DIRECTORIES {
+            let path = self.root.join(name);
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(OpenError::io(&path, error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is a format file; an error if it asks for another program.
@@ -60,10 +75,7 @@ impl Layout {
         };
         fs::create_dir_all(&self.root).map_err(failed(&self.root))?;
         self.refuse_foreign_files()?;
-        for name in DIRECTORIES {
-            let path = self.root.join(name);
-            fs::create_dir_all(&path).map_err(failed(&path))?;
-        }
+        self.make_directories()?;
         let path = self.root.join(FORMAT_FILE);
         let mut file = tempfile::NamedTempFile::new_in(self.tmp()).map_err(failed(&path))?;
         writeln!(file, "{FORMAT_WORD} {FORMAT}").map_err(failed(&path))?;
@@ -168,6 +180,9 @@ mod tests {
         assert_eq!(space.read("deep/state/format"), "quern-store 1\n");
         Layout::open(&root, false).unwrap();
         assert_eq!(space.files(), ["deep/state/format"], "no temporary file stays");
+        fs::remove_dir(root.join("imports")).unwrap();
+        Layout::open(&root, false).unwrap();
+        assert!(root.join("imports").is_dir());
     }
 
     #[test]
