@@ -35,6 +35,7 @@ pub use checkout::{CheckoutError, Existing};
 use crate::{DiskBlobs, Lease, Store};
 use bins::Bins;
 use scratch::Pool;
+use snapshot::Lately;
 
 /// A store that keeps large blobs as files on the file system of the workspace, so that they need not be copied.
 pub trait LargeFiles: Send + Sync {
@@ -94,6 +95,7 @@ pub struct FolderWorkspace {
     limits: Limits,
     pool: Pool,
     bins: Bins,
+    lately: Lately,
 }
 
 impl FolderWorkspace {
@@ -121,7 +123,8 @@ impl FolderWorkspace {
         large: Option<Arc<dyn LargeFiles>>,
     ) -> Self {
         let bins = Bins::new(places.trash.clone(), Arc::clone(&lease), bins::LIMIT);
-        Self { blobs, places, lease, large, limits: Limits::default(), pool: Pool::default(), bins }
+        let (limits, pool, lately) = (Limits::default(), Pool::default(), Lately::default());
+        Self { blobs, places, lease, large, limits, pool, bins, lately }
     }
 
     /// The same workspace with other limits.
@@ -144,6 +147,9 @@ impl FolderWorkspace {
 
 impl Workspace for FolderWorkspace {
     fn present(&self, tree: &Digest) -> Result<Presented, PortError> {
+        if let Some(presented) = snapshot::present_again(self, tree)? {
+            return Ok(presented);
+        }
         let root = read_tree(&*self.blobs, tree)?;
         match inline::entries(&*self.blobs, &root)? {
             Some(entries) => Ok(Presented::Inline(entries)),

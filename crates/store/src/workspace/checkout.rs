@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::beneath::{self, Through};
 use super::change::{self, Change};
+use super::spread::{SERIAL, spread};
 use super::write;
 
 /// What becomes of files that are there already.
@@ -58,8 +59,17 @@ pub(super) fn checkout(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(dest, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
     let site = Site { blobs, root, dest, existing };
-    changes.list.iter().try_for_each(|change| site.fill(change))
+    let mut parts = Vec::new();
+    for change in &changes.list {
+        site.make_dir(change)?;
+        parts.extend(change.write.chunks(PART).map(|part| (&change.dir, part)));
+    }
+    let grain = if parts.len() < 2 { SERIAL } else { 1 };
+    spread(&parts, grain, |(dir, part)| site.fill(dir, part)).into_iter().collect()
 }
+
+/// Files one thread writes in one go.
+const PART: usize = 64;
 
 struct Site<'s> {
     blobs: &'s dyn Blobs,
@@ -69,23 +79,32 @@ struct Site<'s> {
 }
 
 impl Site<'_> {
-    fn fill(&self, change: &Change) -> Result<(), CheckoutError> {
+    fn make_dir(&self, change: &Change) -> Result<(), CheckoutError> {
         let path = change.dir.as_str();
-        let failed = |error: Errno| match error {
-            Errno::LOOP | Errno::NOTDIR => CheckoutError::InTheWay(self.dest.join(path)),
-            error => self.failed(path, error),
-        };
         if let (Some(parent), Some(name)) = (change.dir.parent(), change.dir.name()) {
-            let parent = beneath::open_dir(&self.root, parent.as_str()).map_err(failed)?;
-            match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777)) {
+            let parent = beneath::open_dir(&self.root, parent.as_str());
+            match parent.and_then(|parent| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o777))) {
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(self.in_the_way(path, error)),
             }
         }
-        let dir = beneath::open_dir(&self.root, path).map_err(failed)?;
-        for (name, entry) in &change.write {
-            let path = change.dir.child(name).map_err(|e| PortError::Other(e.to_string()))?;
-            self.put(&dir, &path, name, entry)?;
+        // What is there already must be a directory, too.
+        beneath::open_dir(&self.root, path).map(drop).map_err(|error| self.in_the_way(path, error))
+    }
+
+    fn in_the_way(&self, path: &str, error: Errno) -> CheckoutError {
+        match error {
+            Errno::LOOP | Errno::NOTDIR => CheckoutError::InTheWay(self.dest.join(path)),
+            error => self.failed(path, error),
+        }
+    }
+
+    fn fill(&self, dir: &TreePath, part: &[(String, Entry)]) -> Result<(), CheckoutError> {
+        let path = dir.as_str();
+        let fd = beneath::open_dir(&self.root, path).map_err(|error| self.in_the_way(path, error))?;
+        for (name, entry) in part {
+            let path = dir.child(name).map_err(|e| PortError::Other(e.to_string()))?;
+            self.put(&fd, &path, name, entry)?;
         }
         Ok(())
     }

@@ -9,11 +9,12 @@
 //! whoever finds one whose changer died makes the same change once more. Locks are those of the kernel, so
 //! they end with their process, and any number of processes share the snapshots.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use quern_core::port::{PortError, Presented};
@@ -74,6 +75,43 @@ enum Choice {
     Make(Snapshot, Option<State>),
 }
 
+/// Where this process found trees lately, so that a tree shown to many steps is found without looking around.
+#[derive(Default)]
+pub(super) struct Lately(Mutex<HashMap<Digest, PathBuf>>);
+
+/// So many are remembered.
+const LATELY: usize = 256;
+
+impl Lately {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, PathBuf>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, digest: &Digest, dir: &Path) {
+        let mut known = self.lock();
+        if known.len() >= LATELY {
+            known.clear();
+        }
+        known.insert(*digest, dir.to_owned());
+    }
+}
+
+/// Shows a tree again that this process has shown lately; none if it is not where it was.
+pub(super) fn present_again(
+    workspace: &FolderWorkspace,
+    digest: &Digest,
+) -> Result<Option<Presented>, PortError> {
+    let Some(dir) = workspace.lately.lock().get(digest).cloned() else { return Ok(None) };
+    let _selection = workspace.lock_selection(FlockOperation::LockShared)?;
+    let Ok(snapshot) = Snapshot::open(dir) else { return Ok(None) };
+    let holds = matches!(snapshot.state(), Some(State::Holds(tree)) if tree == digest);
+    if !holds || !snapshot.try_lock(FlockOperation::NonBlockingLockShared)? {
+        return Ok(None);
+    }
+    snapshot.touch();
+    Ok(Some(snapshot.into_presented()))
+}
+
 /// Shows a tree as a directory.
 pub(super) fn present(
     workspace: &FolderWorkspace,
@@ -84,14 +122,14 @@ pub(super) fn present(
     loop {
         match wanted.choose()? {
             Choice::Sketch => wanted.sketch = Some(Sketch::of(&*workspace.blobs, root)?),
-            Choice::Ready(snapshot) => return Ok(snapshot.into_presented()),
+            Choice::Ready(snapshot) => return Ok(wanted.presented(snapshot)),
             Choice::Wait(snapshot) => {
                 flock(&snapshot.lock, FlockOperation::LockShared).map_err(|e| snapshot.failed(e))?;
             }
             Choice::Make(snapshot, state) => {
                 let made = wanted.make(&snapshot, state.as_ref());
                 match made.and_then(|bytes| wanted.finish(&snapshot, bytes)) {
-                    Ok(true) => return Ok(snapshot.into_presented()),
+                    Ok(true) => return Ok(wanted.presented(snapshot)),
                     Ok(false) => {}
                     Err(error) => {
                         // What is there now is nobody's use. A reused one may have been spoilt before.
@@ -118,9 +156,14 @@ struct Wanted<'w> {
 }
 
 impl Wanted<'_> {
+    fn presented(&self, snapshot: Snapshot) -> Presented {
+        self.workspace.lately.add(self.digest, &snapshot.dir);
+        snapshot.into_presented()
+    }
+
     /// Chooses under the selection lock, so that two who want the same tree do not both make it.
     fn choose(&self) -> Result<Choice, PortError> {
-        let _selection = self.workspace.lock_selection()?;
+        let _selection = self.workspace.lock_selection(FlockOperation::LockExclusive)?;
         let snapshots = self.workspace.snapshots()?;
         let mut free = Vec::new();
         for snapshot in snapshots {
@@ -223,7 +266,7 @@ impl Wanted<'_> {
 
     /// Says that the tree is there and keeps the snapshot as a reader; false if somebody else was faster.
     fn finish(&self, snapshot: &Snapshot, bytes: u64) -> Result<bool, PortError> {
-        let _selection = self.workspace.lock_selection()?;
+        let _selection = self.workspace.lock_selection(FlockOperation::LockExclusive)?;
         snapshot.write(&self.record_of(State::Holds(*self.digest), bytes))?;
         // The kernel may drop the lock before it gives the weaker one, but only choosers take it, and they wait.
         snapshot.try_lock(FlockOperation::NonBlockingLockShared)
@@ -231,11 +274,12 @@ impl Wanted<'_> {
 }
 
 impl FolderWorkspace {
-    fn lock_selection(&self) -> Result<File, PortError> {
+    /// Exclusive for who changes what a snapshot is or whether it is there, shared for who only wants to find one.
+    fn lock_selection(&self, operation: FlockOperation) -> Result<File, PortError> {
         let path = self.places.snapshots.join("lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(|e| io_error("opening", &path, e))?;
-        flock(&file, FlockOperation::LockExclusive).map_err(|e| io_error("locking", &path, e.into()))?;
+        flock(&file, operation).map_err(|e| io_error("locking", &path, e.into()))?;
         Ok(file)
     }
 
