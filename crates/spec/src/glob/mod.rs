@@ -150,7 +150,7 @@ impl Glob {
     /// group, `$0` for the path, `$$` for a dollar. `None` when the path does not match.
     pub fn replace(&self, path: &str, template: &str) -> Option<String> {
         let groups = self.captures(path)?;
-        Some(template::fill(template, |number| groups.get(number).map(|text| (*text).to_owned())))
+        Some(template::fill(template, |number| groups.get(number).copied()))
     }
 
     /// The path to look up, when the pattern names one path instead of describing many.

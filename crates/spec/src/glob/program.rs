@@ -70,6 +70,11 @@ pub(super) struct Program {
 }
 
 impl Program {
+    /// Whether groups repeat.
+    pub fn has_loops(&self) -> bool {
+        self.slots > 2 * (self.groups + 1)
+    }
+
     /// Whether an instruction behind `pc` goes back to it.
     pub fn loops_to(&self, pc: Pc) -> bool {
         self.loop_heads[pc]

@@ -70,10 +70,12 @@ impl<'p> Reach<'p> {
     /// its end. Slots behind those of the last group are the walk's own.
     ///
     /// Where the bits say yes only loops can lead astray: an iteration that took nothing ends its loop.
-    /// So branches that failed are remembered, and none is tried twice.
+    /// With loops, then, branches that failed are remembered, and none is tried twice; without them the
+    /// first way is the right one.
     pub fn captures(&self) -> Option<Slots> {
         let mut slots: Slots = vec![None; self.program.slots];
-        let mut failed = vec![0u64; self.bits.len()];
+        let may_fail = self.program.has_loops();
+        let mut failed = vec![0u64; if may_fail { self.bits.len() } else { 0 }];
         let mut waiting = vec![Step::Try(0, 0)];
         while let Some(step) = waiting.pop() {
             let (mut pc, mut position) = match step {
@@ -98,16 +100,19 @@ impl<'p> Reach<'p> {
                     Op::Unless(_) => (pc + 1, None),
                     Op::Save(slot) => {
                         let old = slots[*slot].replace(self.offset(position));
-                        waiting.push(Step::Restore(*slot, old));
+                        if may_fail {
+                            waiting.push(Step::Restore(*slot, old));
+                        }
                         (pc + 1, None)
                     }
                     Op::Again { slot, exit, .. } if slots[*slot] == Some(self.offset(position)) => {
                         (*exit, None)
                     }
                     Op::Again { head, exit, .. } => (*head, Some(*exit)),
-                    Op::Split(first, second) => (*first, Some(*second)),
+                    Op::Split(first, second) if self.get(*first, position) => (*first, Some(*second)),
+                    Op::Split(_, second) => (*second, None),
                 };
-                if let Some(second) = second {
+                if let (true, Some(second)) = (may_fail, second) {
                     if bit(&failed[position * self.width..], pc) {
                         break;
                     }

@@ -4,7 +4,7 @@
 ///
 /// Digits are taken greedily. A group that does not exist or took no part is empty, and so is a
 /// number with a leading zero; a `$` that begins no reference is kept.
-pub(super) fn fill(template: &str, group: impl Fn(usize) -> Option<String>) -> String {
+pub(super) fn fill<'g>(template: &str, group: impl Fn(usize) -> Option<&'g str>) -> String {
     let mut out = String::new();
     let mut rest = template;
     while let Some(at) = rest.find('$') {
@@ -17,7 +17,7 @@ pub(super) fn fill(template: &str, group: impl Fn(usize) -> Option<String>) -> S
         }
         match reference(rest) {
             Some((number, after)) => {
-                out.push_str(&number.and_then(&group).unwrap_or_default());
+                out.push_str(number.and_then(&group).unwrap_or_default());
                 rest = after;
             }
             None => out.push('$'),
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn references_are_replaced_and_everything_else_is_kept() {
-        let group = |number: usize| ["/path", "one", ""].get(number).map(|text| (*text).to_owned());
+        let group = |number: usize| ["/path", "one", ""].get(number).copied();
         let rows = [
             ("$1", "one"),
             ("${1}1", "one1"),
