@@ -146,3 +146,75 @@ fn weight(blobs: &dyn Blobs, mut open: Vec<Entry>) -> Result<u64, PortError> {
 fn size(entry: &Entry) -> u64 {
     if let Entry::File { content, .. } = entry { content.size } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use quern_testkit::MemBlobs;
+
+    use super::*;
+    use quern_core::Tree;
+
+    /// A tree from `path=text` (file), `path>target` (link) and `path/` (empty directory).
+    fn tree(blobs: &MemBlobs, text: &str) -> Digest {
+        fn put(blobs: &MemBlobs, lines: &[(&str, &str)]) -> Digest {
+            let mut tree = Tree::default();
+            for (path, rest) in lines {
+                let Some((dir, _)) = path.split_once('/') else {
+                    let entry = match rest.split_at(1) {
+                        ("=", text) => {
+                            Entry::File { content: blobs.put(text.as_bytes()).unwrap(), executable: false }
+                        }
+                        (_, target) => Entry::Link(target.to_owned()),
+                    };
+                    tree.set(path, Some(entry)).unwrap();
+                    continue;
+                };
+                let below: Vec<(&str, &str)> = lines
+                    .iter()
+                    .filter_map(|(path, rest)| Some((path.strip_prefix(dir)?.strip_prefix('/')?, *rest)))
+                    .filter(|(path, _)| !path.is_empty())
+                    .collect();
+                let digest = put(blobs, &below);
+                let size = blobs.get(&digest).unwrap().len() as u64;
+                tree.set(dir, Some(Entry::Dir(quern_core::ContentRef { digest, size }))).unwrap();
+            }
+            blobs.put(&tree.encode()).unwrap().digest
+        }
+        let lines: Vec<(&str, &str)> = text
+            .split_whitespace()
+            .map(|line| line.split_at(line.find(['=', '>']).unwrap_or(line.len())))
+            .collect();
+        put(blobs, &lines)
+    }
+
+    fn check(from: &str, to: &str, expected: &[&str], bytes: (u64, u64)) {
+        let blobs = MemBlobs::default();
+        let changes = changes(&blobs, Some(&tree(&blobs, from)), &tree(&blobs, to)).unwrap();
+        let shown: Vec<String> = changes
+            .list
+            .iter()
+            .map(|change| {
+                let new = if change.fresh { "new " } else { "" };
+                let written: Vec<&str> = change.write.iter().map(|(name, _)| name.as_str()).collect();
+                format!("{new}{}: -{} +{}", change.dir, change.remove.join(","), written.join(","))
+            })
+            .collect();
+        assert_eq!(shown, expected, "{from} to {to}");
+        assert_eq!((changes.added, changes.removed), bytes, "{from} to {to}");
+    }
+
+    #[test]
+    fn only_what_differs_changes() {
+        check("a=1 d/b=2", "a=1 d/b=2", &[], (0, 0));
+        check("a=1 d/b=2", "a=1 d/b=33", &["/d: - +b"], (2, 1));
+        check("a=1 d/b=2 e/c=4", "d/b=2 e/c=4", &["/: -a +"], (0, 1));
+        check("d/e/f=123 d/e/g=4", "d/x=5", &["/d: -e +x"], (1, 4));
+        check("", "d/e/f=1 g/", &["new /d: - +", "new /g: - +", "new /d/e: - +f"], (1, 0));
+        check("a=1", "a/b=2", &["/: -a +", "new /a: - +b"], (1, 1));
+        check("a/b=22", "a=1", &["/: -a +a"], (1, 2));
+        check("a>x", "a=1", &["/: -a +a"], (1, 0));
+        check("a=1", "a>x", &["/: -a +a"], (0, 1));
+        check("a>x", "a>y", &["/: -a +a"], (0, 0));
+        check("a=1", "", &["/: -a +"], (0, 1));
+    }
+}

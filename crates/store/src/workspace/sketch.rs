@@ -91,3 +91,64 @@ fn mix(start: u64, bytes: &[u8]) -> u64 {
     hash = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ hash >> 29
 }
+
+#[cfg(test)]
+mod tests {
+    use quern_core::ContentRef;
+    use quern_testkit::MemBlobs;
+
+    use super::*;
+
+    /// A tree of `dirs` directories with 50 files each; `text` says what is in a file, none for no such file.
+    fn tree(blobs: &MemBlobs, dirs: usize, text: impl Fn(usize, usize) -> Option<String>) -> Tree {
+        let dir = |d: usize| {
+            let file = |f: usize| {
+                let content = blobs.put(text(d, f)?.as_bytes()).unwrap();
+                Some((format!("f{f}"), Entry::File { content, executable: false }))
+            };
+            let tree = Tree::new((0..50).filter_map(file).collect()).unwrap();
+            (format!("d{d}"), Entry::Dir(blobs.put(&tree.encode()).unwrap()))
+        };
+        Tree::new((0..dirs).map(dir).collect()).unwrap()
+    }
+
+    #[test]
+    fn likeness_is_about_the_share_of_equal_files() {
+        let blobs = MemBlobs::default();
+        let plain = |d: usize, f: usize| Some(format!("{d}/{f}"));
+        let base = tree(&blobs, 40, plain);
+        let check = |other: &Tree, low: f64, high: f64| {
+            let (one, two) = (Sketch::of(&blobs, &base).unwrap(), Sketch::of(&blobs, other).unwrap());
+            let likeness = one.likeness(&two);
+            assert!((low..=high).contains(&likeness), "{likeness}");
+            assert_eq!(likeness.to_bits(), two.likeness(&one).to_bits());
+        };
+        check(&base, 1.0, 1.0);
+        // One file in fifty changed, in every directory.
+        check(&tree(&blobs, 40, |d, f| if f == 7 { Some("?".into()) } else { plain(d, f) }), 0.8, 1.0);
+        // One file added, one directory added.
+        check(&tree(&blobs, 40, |d, f| if (d, f) == (3, 3) { None } else { plain(d, f) }), 0.9, 1.0);
+        check(&tree(&blobs, 41, plain), 0.8, 1.0);
+        // Half of all files changed, all files changed, nothing in common.
+        check(&tree(&blobs, 40, |d, f| if f % 2 == 0 { Some("?".into()) } else { plain(d, f) }), 0.1, 0.7);
+        check(&tree(&blobs, 40, |_, _| Some("?".into())), 0.0, 0.4);
+        let empty = ContentRef { digest: Digest::of(b""), size: 0 };
+        let other = (0..9).map(|i| (format!("x{i}"), Entry::File { content: empty, executable: true }));
+        check(&Tree::new(other.collect()).unwrap(), 0.0, 0.0);
+    }
+
+    #[test]
+    fn a_single_directory_at_the_top_does_not_hide_what_is_below() {
+        let blobs = MemBlobs::default();
+        let wrap = |tree: &Tree| {
+            let below = blobs.put(&tree.encode()).unwrap();
+            Tree::new(vec![("data".to_owned(), Entry::Dir(below))]).unwrap()
+        };
+        let sketch = |text: &str| {
+            let tree = tree(&blobs, 20, |d, f| Some(format!("{text}{d}/{f}")));
+            Sketch::of(&blobs, &wrap(&wrap(&tree))).unwrap()
+        };
+        assert!(sketch("a").likeness(&sketch("a")) > 0.99);
+        assert!(sketch("a").likeness(&sketch("b")) < 0.5);
+    }
+}
