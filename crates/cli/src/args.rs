@@ -32,10 +32,24 @@ pub struct Global {
     #[arg(long, global = true, env = "QUERN_STATE", value_name = "DIR", help_heading = "Global options")]
     pub state: Option<PathBuf>,
     /// Form of what is listed or inspected
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "FORM", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = "Global options"
+    )]
     pub output: Output,
     /// How work is shown while it goes on
-    #[arg(long, global = true, value_enum, default_value_t, value_name = "KIND", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "KIND",
+        help_heading = "Global options"
+    )]
     pub progress: Progress,
 }
 

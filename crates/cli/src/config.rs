@@ -74,9 +74,8 @@ fn user_file() -> Option<PathBuf> {
 /// An absent file says nothing.
 fn read(path: &Path) -> Result<Config, Failure> {
     match std::fs::read_to_string(path) {
-        Ok(text) => {
-            toml::from_str(&text).map_err(|e| Failure::input(format!("{}: {}", path.display(), e.to_string().trim_end())))
-        }
+        Ok(text) => toml::from_str(&text)
+            .map_err(|e| Failure::input(format!("{}: {}", path.display(), e.to_string().trim_end()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Config::default()),
         Err(error) => Err(Failure::input(format!("{}: {error}", path.display()))),
     }

@@ -12,7 +12,11 @@ use crate::failure::Failure;
 ///
 /// # Errors
 /// If standard output cannot be written.
-pub fn list<T: Serialize>(form: Output, items: &[T], text: impl FnOnce(&[T]) -> String) -> Result<(), Failure> {
+pub fn list<T: Serialize>(
+    form: Output,
+    items: &[T],
+    text: impl FnOnce(&[T]) -> String,
+) -> Result<(), Failure> {
     match form {
         Output::Text => raw(text(items).as_bytes()),
         Output::Json => json(&items),
@@ -35,7 +39,8 @@ pub fn one<T: Serialize>(form: Output, item: &T, text: impl FnOnce(&T) -> String
 /// # Errors
 /// If standard output cannot be written.
 pub fn json<T: Serialize>(value: &T) -> Result<(), Failure> {
-    let value: Value = serde_json::to_value(value).map_err(|e| Failure::new(crate::failure::Kind::Internal, e))?;
+    let value: Value =
+        serde_json::to_value(value).map_err(|e| Failure::new(crate::failure::Kind::Internal, e))?;
     raw(format!("{value:#}\n").as_bytes())
 }
 

@@ -232,7 +232,8 @@ impl JobLine {
             None => format!("{} {elapsed} planning", self.name),
             Some(total) => {
                 let ready = self.skipped + self.done;
-                let filled = usize::try_from((ready * 20).checked_div(total).unwrap_or(20)).unwrap_or(20).min(20);
+                let filled =
+                    usize::try_from((ready * 20).checked_div(total).unwrap_or(20)).unwrap_or(20).min(20);
                 let bar = format!("{}{}", "#".repeat(filled), "-".repeat(20 - filled));
                 format!("{} [{bar}] {ready}/{total} {elapsed}", self.name)
             }

@@ -9,10 +9,10 @@ use quern_core::port::{self, Clock, Ids, PortError};
 use quern_core::{Id, Timestamp};
 use quern_engine::lease::Owner;
 use quern_engine::schedule::Scheduler;
-use quern_engine::step_op::StepResults;
+use quern_engine::step_op::{self, StepResults};
 use quern_engine::{Records, Runner};
 use quern_exec::{LocalExecutor, LocalOptions};
-use quern_solver::{CacheError, CacheKeyStorage, InMemoryKeyStorage, KeyedCache, Solver, SolverOptions};
+use quern_solver::{CacheError, CacheKeyStorage as _, FileKeyStorage, KeyedCache, Solver, SolverOptions};
 use quern_store::workspace::FolderWorkspace;
 use quern_store::{OpenOptions, Root, Store};
 
@@ -41,7 +41,8 @@ impl Home {
     pub fn open(global: Global) -> Result<Self, Failure> {
         let folder = state_folder(&global)?;
         let config = Config::load()?;
-        let store = Store::open(&folder, &OpenOptions::default()).map_err(|e| Failure::new(Kind::Machine, e))?;
+        let store =
+            Store::open(&folder, &OpenOptions::default()).map_err(|e| Failure::new(Kind::Machine, e))?;
         let records = Records {
             meta: Arc::clone(store.meta()) as _,
             blobs: Arc::clone(store.blobs()) as _,
@@ -82,9 +83,11 @@ impl Home {
     /// # Errors
     /// [`Failure`] if this program cannot find itself.
     pub fn executor(&self) -> Result<LocalExecutor, Failure> {
-        let workers = self.config.steps.parallelism.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let workers = self
+            .config
+            .steps
+            .parallelism
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         LocalExecutor::new(LocalOptions {
             workspace: Arc::new(FolderWorkspace::of(&self.store)),
             images: Arc::new(self.images()?),
@@ -101,10 +104,13 @@ impl Home {
     pub fn runner(&self) -> Result<Runner, Failure> {
         let internal = |e: CacheError| Failure::new(Kind::Internal, e);
         let results = Arc::new(StepResults::new(Arc::clone(&self.records.blobs)));
-        let cache = KeyedCache::new("local", self.cache_keys()?, results).map_err(internal)?;
-        let workers = self.config.steps.parallelism.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let cache = KeyedCache::new("local", Arc::new(self.cache_keys().map_err(internal)?), results)
+            .map_err(internal)?;
+        let workers = self
+            .config
+            .steps
+            .parallelism
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let solver = Solver::new(SolverOptions {
             cache: Arc::new(cache),
             parallelism: u32::try_from(workers.max(1)).ok(),
@@ -119,8 +125,9 @@ impl Home {
         })
     }
 
-    fn cache_keys(&self) -> Result<Arc<dyn CacheKeyStorage>, Failure> {
-        Ok(Arc::new(InMemoryKeyStorage::new()))
+    /// The keys of the solver's cache, shared with other processes.
+    fn cache_keys(&self) -> Result<FileKeyStorage, CacheError> {
+        FileKeyStorage::open(self.store.layout().root().join("cache"))
     }
 
     /// Shows the trees of cached step results.
@@ -128,7 +135,16 @@ impl Home {
     /// # Errors
     /// Those of the cache.
     pub fn cached_roots(&self, visit: &mut dyn FnMut(Root)) -> Result<(), PortError> {
-        let _ = visit;
+        let internal = |e: CacheError| PortError::Other(e.to_string());
+        let keys = self.cache_keys().map_err(internal)?;
+        let mut ids = Vec::new();
+        keys.walk(&mut |id| ids.push(id)).map_err(internal)?;
+        for id in ids {
+            keys.walk_results(&id, &mut |result| {
+                step_op::content_of(&result.id).into_iter().for_each(&mut *visit);
+            })
+            .map_err(internal)?;
+        }
         Ok(())
     }
 }
@@ -141,9 +157,9 @@ fn state_folder(global: &Global) -> Result<PathBuf, Failure> {
     let home = |variable: &str, below: &str| {
         std::env::var_os(variable).filter(|v| !v.is_empty()).map(|v| Path::new(&v).join(below))
     };
-    home("XDG_DATA_HOME", "quern")
-        .or_else(|| home("HOME", ".local/share/quern"))
-        .ok_or_else(|| Failure::input("neither XDG_DATA_HOME nor HOME is set; give the state folder by --state DIR"))
+    home("XDG_DATA_HOME", "quern").or_else(|| home("HOME", ".local/share/quern")).ok_or_else(|| {
+        Failure::input("neither XDG_DATA_HOME nor HOME is set; give the state folder by --state DIR")
+    })
 }
 
 /// The machine's clock.

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use quern_builds::{DatasetBranch, Head};
 use quern_catalog::{BranchRef, Change, Commit, VersionError, View};
 use quern_core::Id;
-use quern_core::port::{Ids, MetaRead, MetaWrite, PortError};
 use quern_core::Timestamp;
+use quern_core::port::{Ids, MetaRead, MetaWrite, PortError};
 
 /// A branch in the catalog's words.
 ///

@@ -164,7 +164,11 @@ impl Common {
     ///
     /// # Errors
     /// [`PlanError`].
-    pub fn attempts(&self, blobs: &dyn Blobs, datum: &Datum<'_>) -> Result<(Attempt, Option<Attempt>), PlanError> {
+    pub fn attempts(
+        &self,
+        blobs: &dyn Blobs,
+        datum: &Datum<'_>,
+    ) -> Result<(Attempt, Option<Attempt>), PlanError> {
         let own = datum.trees(blobs)?.into_iter().map(|(name, tree)| (name.to_string(), tree));
         let mut inputs: Vec<StepInput> = own
             .chain(self.constants.iter().cloned())
@@ -174,7 +178,9 @@ impl Common {
         let mut env: BTreeMap<String, String> = datum
             .leaves
             .iter()
-            .map(|leaf| (leaf.input.to_string(), format!("/pfs/{}{}", leaf.input, leaf.path.trim_end_matches('/'))))
+            .map(|leaf| {
+                (leaf.input.to_string(), format!("/pfs/{}{}", leaf.input, leaf.path.trim_end_matches('/')))
+            })
             .collect();
         env.extend(self.constants.iter().map(|(name, _)| (name.clone(), format!("/pfs/{name}"))));
         let attempt = |step: &Step| {
@@ -182,7 +188,12 @@ impl Common {
             step.inputs.extend(inputs.iter().cloned());
             step.inputs.sort();
             step.env.extend(env.clone());
-            Attempt { step: Arc::new(step), number: 1, env: self.attempt_env.clone(), secrets: BTreeMap::new() }
+            Attempt {
+                step: Arc::new(step),
+                number: 1,
+                env: self.attempt_env.clone(),
+                secrets: BTreeMap::new(),
+            }
         };
         Ok((attempt(&self.template), self.handler.as_ref().map(attempt)))
     }
@@ -204,7 +215,9 @@ impl Common {
     fn explain(&self, pipeline: &Pipeline, image: &Image) -> Vec<(String, String)> {
         let mut lines = pipeline.run.explain();
         lines.push(("image.content".into(), image.id.to_string()));
-        lines.extend(self.constants.iter().map(|(name, tree)| (format!("/pfs/{name}"), tree.digest.to_string())));
+        lines.extend(
+            self.constants.iter().map(|(name, tree)| (format!("/pfs/{name}"), tree.digest.to_string())),
+        );
         if let Some(salt) = &pipeline.salt {
             lines.push(("reprocess".into(), salt.to_string()));
         }

@@ -10,8 +10,8 @@ use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use quern_builds::{Event, JobIndex, JobState};
-use quern_core::port::{self, Cancel, MetaRead, PortError};
 use quern_core::Id;
+use quern_core::port::{self, Cancel, MetaRead, PortError};
 use quern_solver::CancelToken;
 
 use crate::schedule::{self, ScheduleError, Scheduler};
@@ -108,7 +108,9 @@ impl Runner {
         let unclaimed = port::read(&*self.records.meta, |r| {
             let mut unclaimed = Vec::new();
             for build in schedule::active(r)? {
-                if !hands.builds.contains_key(&build) && lease::holder(r, &build.to_string(), me, now)?.is_none() {
+                if !hands.builds.contains_key(&build)
+                    && lease::holder(r, &build.to_string(), me, now)?.is_none()
+                {
                     unclaimed.push(build);
                 }
             }
@@ -165,7 +167,9 @@ impl Runner {
                 let index = build.index_of(job.id).expect("the job is from this build");
                 let running = hands.running.get(&job.id);
                 match (job.state(), running) {
-                    (JobState::RunPending { not_before, .. }, None) if not_before.is_none_or(|t| t <= now) => {
+                    (JobState::RunPending { not_before, .. }, None)
+                        if not_before.is_none_or(|t| t <= now) =>
+                    {
                         ready.push((*id, index, job.id));
                     }
                     (JobState::AbortPending { .. }, Some(cancel)) => cancel.cancel(),

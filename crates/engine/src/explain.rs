@@ -90,11 +90,12 @@ impl JobDatums {
             Ok::<_, PortError>(jobs.into_iter().find(older))
         })?;
         let before = before.map(|job| of_job(records, job)).transpose()?;
-        let old: BTreeMap<String, Vec<(String, Digest)>> = before.iter().flat_map(|b| b.datums.iter()).map(leaves).collect();
+        let old: BTreeMap<String, Vec<(String, Digest)>> =
+            before.iter().flat_map(|b| b.datums.iter()).map(|datum| leaves(&datum)).collect();
         let mut reasons = Vec::new();
         let processed = self.datums.iter().filter(|datum| self.records.contains_key(&datum.key()));
         for datum in processed {
-            let (label, new) = leaves(datum);
+            let (label, new) = leaves(&datum);
             let reason = match old.get(&label) {
                 None if before.is_none() => "no job of the pipeline had succeeded before".to_owned(),
                 None => "it is new".to_owned(),
@@ -109,9 +110,9 @@ impl JobDatums {
 }
 
 /// The label of a datum, and its inputs with their digests.
-fn leaves(datum: quern_catalog::Datum<'_>) -> (String, Vec<(String, Digest)>) {
+fn leaves(datum: &quern_catalog::Datum<'_>) -> (String, Vec<(String, Digest)>) {
     let parts = datum.leaves.iter().map(|leaf| (leaf.input.to_string(), leaf.digest)).collect();
-    (label(&datum), parts)
+    (label(datum), parts)
 }
 
 fn reason(old: &[(String, Digest)], new: &[(String, Digest)], job: &Job) -> String {

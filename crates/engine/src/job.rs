@@ -163,5 +163,6 @@ fn newest_number(r: &dyn MetaRead) -> Result<u64, PortError> {
 }
 
 fn parse(text: &str) -> Result<Job, PortError> {
-    serde_json::from_str(text).map_err(|e| PortError::Other(format!("the record of a job is not readable: {e}")))
+    serde_json::from_str(text)
+        .map_err(|e| PortError::Other(format!("the record of a job is not readable: {e}")))
 }

@@ -111,7 +111,8 @@ pub fn of_job(r: &dyn MetaRead, job: Id) -> Result<Vec<(Digest, DatumRecord)>, P
     let rows = r.scan(DATUMS, &Scan::prefix(prefix.as_str()))?;
     rows.iter()
         .map(|(key, text)| {
-            let datum = Digest::from_hex(&key[prefix.len()..]).map_err(|e| PortError::Other(e.to_string()))?;
+            let datum =
+                Digest::from_hex(&key[prefix.len()..]).map_err(|e| PortError::Other(e.to_string()))?;
             Ok((datum, parse(text)?))
         })
         .collect()

@@ -64,7 +64,8 @@ pub fn lower(
     }
     let (mut run, Some(input)) = (run, input) else {
         let help = "add an `input` section; a pipeline without one never runs";
-        diagnostics.push(Diagnostic::error("no-input", spec.name.span, "the pipeline has no input").help(help));
+        diagnostics
+            .push(Diagnostic::error("no-input", spec.name.span, "the pipeline has no input").help(help));
         return None;
     };
     let build = spec.build().map(|build| {
@@ -133,7 +134,8 @@ fn lower_build(
         None => context.default_image,
     };
     // A builder's own image has its scripts; anywhere else the shipped ones are shown at /app.
-    let app = builder.filter(|builder| !context.builder_images.contains_key(&builder.language)).map(builder_tree);
+    let app =
+        builder.filter(|builder| !context.builder_images.contains_key(&builder.language)).map(builder_tree);
     let run = Run {
         image: image.to_owned(),
         cmd: vec!["sh".into(), "./build.sh".into()],
@@ -182,17 +184,16 @@ fn runtime_globs(spec: &spec::Pipeline, builder: Option<&Builder>) -> Option<Vec
 }
 
 /// `Some(None)` where no shipped builder is asked for, none where an unknown one is.
-fn shipped_builder(
-    spec: &spec::Pipeline,
-    diagnostics: &mut Diagnostics,
-) -> Option<Option<&'static Builder>> {
+fn shipped_builder(spec: &spec::Pipeline, diagnostics: &mut Diagnostics) -> Option<Option<&'static Builder>> {
     let Some(Choice::Language(language)) = spec.builder() else { return Some(None) };
     if let Some(builder) = builders::shipped(&language.value) {
         return Some(Some(builder));
     }
     let message = format!("there is no builder for `{}`", language.value);
-    let help =
-        format!("shipped builders are: {}; name another one by `build.image`", builders::languages().join(", "));
+    let help = format!(
+        "shipped builders are: {}; name another one by `build.image`",
+        builders::languages().join(", ")
+    );
     diagnostics.push(Diagnostic::error("unknown-builder", language.span, message).help(help));
     None
 }
@@ -228,7 +229,8 @@ fn lower_run(spec: &spec::Pipeline, context: &Context<'_>, diagnostics: &mut Dia
     };
     if transform.cmd.is_empty() && transform.build.is_none() {
         let help = "write what to run, such as \"cmd\": [\"sh\", \"-c\", \"...\"]";
-        diagnostics.push(Diagnostic::error("no-command", transform.span, "`transform.cmd` is empty").help(help));
+        diagnostics
+            .push(Diagnostic::error("no-command", transform.span, "`transform.cmd` is empty").help(help));
     }
     let limits = spec.resource_limits.as_ref();
     let accept = transform.accept_return_code.iter().map(|code| i32::try_from(*code).unwrap_or(i32::MAX));
@@ -240,7 +242,11 @@ fn lower_run(spec: &spec::Pipeline, context: &Context<'_>, diagnostics: &mut Dia
         err_stdin: transform.err_stdin_text(),
         env: transform.env.clone(),
         user: transform.user.as_ref().map(|user| user.value.clone()).filter(|user| !user.is_empty()),
-        working_dir: transform.working_dir.as_ref().map(|dir| dir.value.clone()).filter(|dir| !dir.is_empty()),
+        working_dir: transform
+            .working_dir
+            .as_ref()
+            .map(|dir| dir.value.clone())
+            .filter(|dir| !dir.is_empty()),
         accept: accept.collect(),
         tries: spec.datum_tries(),
         datum_timeout: millis(&spec.datum_timeout),

@@ -136,6 +136,17 @@ impl Input {
         }
     }
 
+    /// Inputs that every datum sees whole: name and branch.
+    pub fn whole(&self) -> Vec<(&str, DatasetBranch)> {
+        match self {
+            Self::Pfs { name, repo, branch, glob, only: None } if glob == "/" => {
+                vec![(name, DatasetBranch::new(repo, branch))]
+            }
+            Self::Pfs { .. } => Vec::new(),
+            Self::Cross(members) | Self::Union(members) => members.iter().flat_map(Self::whole).collect(),
+        }
+    }
+
     fn walk(&self, v: &mut dyn Visitor) {
         match self {
             Self::Pfs { name, repo, branch, glob, only } => {

@@ -38,7 +38,8 @@ pub fn visit(records: &Records, visit: &mut dyn FnMut(Root)) -> Result<(), PortE
     })?;
     for known in port::read(&*records.meta, known::all)? {
         for set in [known.current, known.older] {
-            let set = DatumSet::decode(records.blobs.get(&set)?).map_err(|e| PortError::Other(e.to_string()))?;
+            let set =
+                DatumSet::decode(records.blobs.get(&set)?).map_err(|e| PortError::Other(e.to_string()))?;
             set.iter().for_each(|(_, output)| visit(Root::Tree(output.digest)));
         }
     }

@@ -5,9 +5,9 @@
 //! transaction. A job that is interrupted anywhere begins again and finds what it had done.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,7 @@ impl Runner {
                 counts: Counts::default(),
                 known: None,
             });
-            let job = self.end_job(build, index, work, end)?;
+            let job = self.end_job(build, index, work, &end)?;
             if let Some(Job { state, reason, counts, .. }) = job {
                 let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let state = state.name().to_owned();
@@ -124,19 +124,20 @@ impl Runner {
         build: Id,
         index: JobIndex,
         work: Work<'_>,
-        end: End,
+        end: &End,
     ) -> Result<Option<Job>, schedule::ScheduleError> {
         self.records.blobs.sync()?;
         let Work { pipeline, job: Job { id, .. }, because, .. } = work;
         let (now, me, ids) = (self.records.clock.now(), &self.records.owner, &*self.records.ids);
         port::write(&*self.records.meta, |w| {
             let holder = lease::holder(w.as_read(), &build.to_string(), me, now)?;
-            let state = schedule::build(w.as_read(), build)?.and_then(|b| b.job(index).map(|j| j.state().clone()));
+            let state =
+                schedule::build(w.as_read(), build)?.and_then(|b| b.job(index).map(|j| j.state().clone()));
             let stopping = matches!(state, Some(JobState::AbortPending { .. }));
             let stored = job::get(w.as_read(), id)?;
             let Some(mut job) = stored.filter(|_| holder.as_ref() == Some(me)) else { return Ok(None) };
             job.datums_because = because.get().cloned().unwrap_or_default();
-            let event = match &end {
+            let event = match end {
                 _ if stopping => Event::Stopped { job: index },
                 End::Stopped => return Ok(None),
                 End::Done { content, known, counts } => {
@@ -192,7 +193,10 @@ impl Runner {
         let open = commits::open_of(w.as_read(), &output, job.id)?
             .ok_or_else(|| PortError::Other(format!("the output commit of job {} was deleted", job.id)))?;
         let mut change = Change::new(w, now, ids);
-        change.write(open.id, content).and_then(|_| change.finish(open.id, None)).map_err(commits::port_error)?;
+        change
+            .write(open.id, content)
+            .and_then(|_| change.finish(open.id, None))
+            .map_err(commits::port_error)?;
         Ok(BTreeMap::from([(output, Head { commit: open.id, content: content.tree.digest })]))
     }
 }
@@ -262,7 +266,28 @@ impl Work<'_> {
         if self.pipeline.run.every_job {
             return "the pipeline reprocesses every datum in every job".into();
         }
-        "new or changed datums".into()
+        let whole = self.changed_inputs();
+        if whole.is_empty() {
+            "new or changed datums".into()
+        } else {
+            format!("{} changed", whole.join(", "))
+        }
+    }
+
+    /// Inputs that every datum sees whole and whose content is not what the last successful job read.
+    fn changed_inputs(&self) -> Vec<String> {
+        let records = &self.runner.records;
+        let last = port::read(&*records.meta, |r| {
+            let jobs = job::list(r, Some(&self.pipeline.name), None)?;
+            Ok::<_, PortError>(jobs.into_iter().find(|job| job.state == State::Success))
+        });
+        let Ok(Some(last)) = last else { return Vec::new() };
+        let whole = self.pipeline.input.whole();
+        let changed = whole.iter().filter(|(_, branch)| {
+            let content = |job: &Job| job.inputs.get(branch).map(|head| head.content);
+            content(&last) != content(&self.job)
+        });
+        changed.map(|(name, _)| format!("/pfs/{name}")).collect()
     }
 
     /// Runs datums and keeps what they give. Gives back the outputs and, if datums failed, a reason.

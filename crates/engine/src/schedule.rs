@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use quern_builds::{
-    AbortCause, Build, BuildPolicy, DatasetBranch, Effect, Event, Facts, Head, JobIndex, JobSpecId,
-    JobSpecs, JobState, LastBuilt, OutputQueues, PlanError, Request, Selection, SpecError, plan,
+    AbortCause, Build, BuildPolicy, DatasetBranch, Effect, Event, Facts, Head, JobIndex, JobSpecId, JobSpecs,
+    JobState, LastBuilt, OutputQueues, PlanError, Request, Selection, SpecError, plan,
 };
 use quern_core::port::{Ids, MetaRead, MetaWrite, PortError, Scan, Table};
 use quern_core::{Id, Timestamp, Version};
@@ -240,7 +240,11 @@ impl<'a> Scheduler<'a> {
         Ok(())
     }
 
-    fn carry_out_one(&mut self, build: &mut Build, effect: &Effect) -> Result<Vec<(Id, Task)>, ScheduleError> {
+    fn carry_out_one(
+        &mut self,
+        build: &mut Build,
+        effect: &Effect,
+    ) -> Result<Vec<(Id, Task)>, ScheduleError> {
         match effect {
             Effect::LockOutputs { job } => {
                 let mut queues = self.queues()?;
@@ -289,7 +293,12 @@ impl<'a> Scheduler<'a> {
     }
 
     /// A job has succeeded: what it leaves is what the next plan starts from.
-    fn remember(&mut self, build: &mut Build, job: JobIndex, kept: bool) -> Result<Vec<(Id, Task)>, ScheduleError> {
+    fn remember(
+        &mut self,
+        build: &mut Build,
+        job: JobIndex,
+        kept: bool,
+    ) -> Result<Vec<(Id, Task)>, ScheduleError> {
         let done = &build.jobs()[index(job)];
         let Some(last) = done.remembered() else { return Ok(Vec::new()) };
         let spec = done.plan.spec.0.clone();
@@ -412,7 +421,8 @@ fn ending(build: &Build, job: &quern_builds::Job) -> (State, String) {
         JobState::Aborted { cause: AbortCause::Upstream { .. }, .. } => {
             let failed = job.plan.inputs.iter().filter(|input| {
                 let producer = input.producer.and_then(|producer| build.job(producer));
-                producer.is_some_and(|p| matches!(p.state(), JobState::Failed { .. } | JobState::Aborted { .. }))
+                producer
+                    .is_some_and(|p| matches!(p.state(), JobState::Failed { .. } | JobState::Aborted { .. }))
             });
             let names: Vec<String> = failed.map(|input| input.source.to_string()).collect();
             (State::Failure, format!("inputs failed: {}", names.join(", ")))
@@ -438,7 +448,9 @@ pub fn build(r: &dyn MetaRead, id: Id) -> Result<Option<Build>, PortError> {
 /// Those of the port.
 pub fn active(r: &dyn MetaRead) -> Result<Vec<Id>, PortError> {
     let ids = r.scan(ACTIVE, &Scan::default())?;
-    ids.iter().map(|(id, _)| id.parse().map_err(|e| PortError::Other(format!("active builds: {e}")))).collect()
+    ids.iter()
+        .map(|(id, _)| id.parse().map_err(|e| PortError::Other(format!("active builds: {e}"))))
+        .collect()
 }
 
 fn get<T: DeserializeOwned>(r: &dyn MetaRead, table: Table, key: &str) -> Result<Option<T>, PortError> {

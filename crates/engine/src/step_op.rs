@@ -12,6 +12,7 @@ use quern_solver::{
     Blocking, CacheError, CacheMap, CacheResult, CacheResultStorage, MapStep, Op, OpContext, OpError, Remote,
     SharedResult, Timestamp,
 };
+use quern_store::Root;
 
 /// Hears of each try of a step while it runs.
 pub trait Watcher: Send + Sync {
@@ -231,6 +232,12 @@ impl CacheResultStorage for StepResults {
     fn size(&self, result: &CacheResult) -> u64 {
         decode(&result.id).map_or(0, |result| result.output.size)
     }
+}
+
+/// What a cached result needs to stay usable.
+pub fn content_of(result: &str) -> Vec<Root> {
+    let Some(result) = decode(result) else { return Vec::new() };
+    std::iter::once(Root::Tree(result.output.digest)).chain(result.log.map(Root::Blob)).collect()
 }
 
 /// `step TREE SIZE LOG|- MILLIS TRIES`.

@@ -253,7 +253,8 @@ impl Desk<'_> {
             if let Err(error) = self.images.resolve(image, &Platform::current()) {
                 let named = spec.transform.iter().flat_map(|t| t.image().into_iter());
                 let built = spec.build().and_then(|build| build.image.as_ref());
-                let span = named.chain(built).find(|name| name.value == *image).map_or(spec.name.span, |n| n.span);
+                let span =
+                    named.chain(built).find(|name| name.value == *image).map_or(spec.name.span, |n| n.span);
                 diagnostics.push(Diagnostic::error("unknown-image", span, error.to_string()));
             }
         }
@@ -270,14 +271,14 @@ impl Desk<'_> {
         let directory = base.join(&source.path);
         if !directory.is_dir() {
             let message = format!("build path `{}` does not exist", directory.display());
-            let help = "the path is relative to the spec's directory, or to the current one for standard input";
+            let help =
+                "the path is relative to the spec's directory, or to the current one for standard input";
             diagnostics.push(Diagnostic::error("no-path", source.span, message).help(help));
             return None;
         }
         let (ignore, lane) = read_ignore(&directory, source.span, diagnostics)?;
-        let filter = |path: &quern_core::TreePath, kind: Kind| {
-            kind == Kind::Dir || !ignore.is_ignored(path.as_str())
-        };
+        let filter =
+            |path: &quern_core::TreePath, kind: Kind| kind == Kind::Dir || !ignore.is_ignored(path.as_str());
         let options = ImportOptions { links: Links::FollowFiles, filter: Some(&filter), lane: &lane };
         match self.importer.import(&directory, &options) {
             Ok(Import { tree, bytes, files, .. }) => {
@@ -294,11 +295,7 @@ impl Desk<'_> {
 }
 
 /// The rules of `.pachignore` in the root of a source directory, and a name for them.
-fn read_ignore(
-    directory: &Path,
-    span: Span,
-    diagnostics: &mut Diagnostics,
-) -> Option<(PachIgnore, String)> {
+fn read_ignore(directory: &Path, span: Span, diagnostics: &mut Diagnostics) -> Option<(PachIgnore, String)> {
     let path: PathBuf = directory.join(".pachignore");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -325,8 +322,10 @@ fn read_ignore(
 
 /// Nothing is ignored unasked, but what is seldom meant is named.
 fn warn_of_clutter(directory: &Path, files: u64, spec: &spec::Pipeline, diagnostics: &mut Diagnostics) {
-    let clutter: Vec<&str> =
-        [".git", "venv", ".venv", "node_modules"].into_iter().filter(|name| directory.join(name).exists()).collect();
+    let clutter: Vec<&str> = [".git", "venv", ".venv", "node_modules"]
+        .into_iter()
+        .filter(|name| directory.join(name).exists())
+        .collect();
     if !clutter.is_empty() {
         let message = format!("the source holds {} and {files} files in all are pushed", clutter.join(", "));
         let help = format!("if that is not meant, add lines such as `{}/**` to .pachignore", clutter[0]);
@@ -358,7 +357,8 @@ fn check_pipeline(
                 let Ok(repo) = RepoName::new(repo) else { continue };
                 let in_use = View::new(r).find_repo(&repo).map_err(commits::port_error)?.is_some();
                 if in_use && written_by_users(r, &repo)? {
-                    let message = format!("repo `{repo}` already exists and holds data that no pipeline wrote");
+                    let message =
+                        format!("repo `{repo}` already exists and holds data that no pipeline wrote");
                     diagnostics.push(Diagnostic::error("exists", span, message));
                 }
             }
@@ -369,10 +369,10 @@ fn check_pipeline(
 
 /// Whether a repo has a commit that a user made on a branch that is not a pushed source.
 fn written_by_users(r: &dyn MetaRead, repo: &RepoName) -> Result<bool, PortError> {
-    let commits = View::new(r).commits(&quern_catalog::CommitQuery::of(repo.clone())).map_err(commits::port_error)?;
-    let by_user = |commit: &Commit| {
-        commit.origin == quern_catalog::Origin::User && commit.branch.as_str() != "source"
-    };
+    let commits =
+        View::new(r).commits(&quern_catalog::CommitQuery::of(repo.clone())).map_err(commits::port_error)?;
+    let by_user =
+        |commit: &Commit| commit.origin == quern_catalog::Origin::User && commit.branch.as_str() != "source";
     Ok(commits.iter().any(by_user))
 }
 
@@ -427,7 +427,8 @@ fn store(
     let old_twin = pipeline::get(w.as_read(), &format!("{}_build", main.name))?
         .filter(|twin| twin.build_of.as_deref() == Some(&main.name));
     if let Some((twin, _)) = &ready.lowered.build {
-        let source = BranchRef::new(&twin.output_repo, "source").map_err(|e| PortError::Other(e.to_string()))?;
+        let source =
+            BranchRef::new(&twin.output_repo, "source").map_err(|e| PortError::Other(e.to_string()))?;
         store_one(w, twin, submission.rebuild, records)?;
         if let Some(content) = ready.source {
             let mut change = Change::new(w, records.clock.now(), &*records.ids);
@@ -505,7 +506,8 @@ pub struct Keep {
 /// [`SubmitError`]; nothing is deleted then.
 pub fn delete(records: &Records, name: &str, keep: Keep) -> Result<(), SubmitError> {
     port::write(&*records.meta, |w| {
-        let pipeline = pipeline::get(w.as_read(), name)?.ok_or_else(|| SubmitError::NoPipeline(name.to_owned()))?;
+        let pipeline =
+            pipeline::get(w.as_read(), name)?.ok_or_else(|| SubmitError::NoPipeline(name.to_owned()))?;
         if let Some(of) = &pipeline.build_of
             && pipeline::get(w.as_read(), of)?.is_some()
         {

@@ -45,7 +45,7 @@ pub fn list(home: &Home, target: Option<&str>, number: Option<usize>) -> Result<
         for query in &queries {
             commits.extend(view.commits(query)?);
         }
-        commits.sort_by(|a: &Commit, b| b.started.cmp(&a.started));
+        commits.sort_by_key(|commit: &Commit| std::cmp::Reverse(commit.started));
         commits.truncate(number.unwrap_or(usize::MAX));
         Ok::<_, Failure>(commits)
     })?;

@@ -135,8 +135,12 @@ fn find_datum<'d>(list: &'d [DatumInfo], text: &str) -> Result<&'d DatumInfo, Fa
     match (found.next(), found.next()) {
         (Some(info), None) => Ok(info),
         (Some(first), Some(second)) if first.key == second.key => Ok(first),
-        (Some(_), Some(_)) => Err(Failure::input(format!("several datums begin with `{text}`; write more of the id"))),
-        (None, _) => Err(Failure::named(format!("the job has no datum `{text}`; `quern list datum` shows them"))),
+        (Some(_), Some(_)) => {
+            Err(Failure::input(format!("several datums begin with `{text}`; write more of the id")))
+        }
+        (None, _) => {
+            Err(Failure::named(format!("the job has no datum `{text}`; `quern list datum` shows them")))
+        }
     }
 }
 

@@ -56,15 +56,15 @@ fn destination(target: &Ref, source: &str, several: bool) -> Result<TreePath, Fa
             return Err(Failure::input("standard input has no name; write REPO@BRANCH:PATH"));
         }
         // As typed, without leading `../`; a path is text here, nothing is looked up.
-        let inside: std::path::PathBuf =
-            Path::new(source).components().skip_while(|c| matches!(c, Component::ParentDir | Component::CurDir)).collect();
+        let inside: std::path::PathBuf = Path::new(source)
+            .components()
+            .skip_while(|c| matches!(c, Component::ParentDir | Component::CurDir))
+            .collect();
         parse_path(&inside.to_string_lossy())
     };
     match &target.path {
         None => own(),
-        Some(path) if several => {
-            parse_path(path)?.join(&own()?).map_err(|e| Failure::input(e.to_string()))
-        }
+        Some(path) if several => parse_path(path)?.join(&own()?).map_err(|e| Failure::input(e.to_string())),
         Some(path) => {
             let path = parse_path(path)?;
             if path.is_root() && !Path::new(source).is_dir() {
@@ -87,12 +87,16 @@ fn read_source(home: &Home, source: &str, recursive: bool) -> Result<Entry, Fail
     }
     let path = Path::new(source);
     if source.contains("://") {
-        return Err(Failure::input(format!("{source}: URLs are not fetched; download it and pipe it in with -f -")));
+        return Err(Failure::input(format!(
+            "{source}: URLs are not fetched; download it and pipe it in with -f -"
+        )));
     }
     let metadata = std::fs::metadata(path).map_err(|e| Failure::named(format!("{source}: {e}")))?;
     if metadata.is_dir() {
         if !recursive {
-            return Err(Failure::input(format!("{source} is a directory; add -r to put it with all that is in it")));
+            return Err(Failure::input(format!(
+                "{source} is a directory; add -r to put it with all that is in it"
+            )));
         }
         let options = ImportOptions { links: Links::FollowFiles, filter: None, lane: "put" };
         let import = home.importer().import(path, &options).map_err(|e| Failure::input(e.to_string()))?;
@@ -183,7 +187,12 @@ pub fn inspect(home: &Home, target: &str) -> Result<(), Failure> {
     let info = catalog.inspect(&commit, &path)?;
     print::one(home.global.output, &FileView::from(&info), |file| {
         let content = file.content.as_deref().unwrap_or("-");
-        format!("Path: {}\nType: {}\nSize: {}\nContent: {content}\n", file.path, file.kind, size(file.size_bytes))
+        format!(
+            "Path: {}\nType: {}\nSize: {}\nContent: {content}\n",
+            file.path,
+            file.kind,
+            size(file.size_bytes)
+        )
     })
 }
 
@@ -195,7 +204,9 @@ pub fn diff(home: &Home, new: &str, old: Option<&str>, name_only: bool) -> Resul
     let before = old.as_ref().map(|old| catalog.readable(old)).transpose()?;
     let below = parse_path(new.path.as_deref().unwrap_or_default())?;
     let inside = |path: &TreePath| {
-        below.is_root() || path.as_str() == below.as_str() || path.as_str().starts_with(&format!("{}/", below.as_str()))
+        below.is_root()
+            || path.as_str() == below.as_str()
+            || path.as_str().starts_with(&format!("{}/", below.as_str()))
     };
     let found = catalog.diff(&commit, before.as_ref())?;
     let views: Vec<DiffView> = found.iter().filter(|d| inside(&d.path)).map(DiffView::from).collect();
@@ -206,7 +217,12 @@ pub fn diff(home: &Home, new: &str, old: Option<&str>, name_only: bool) -> Resul
         let mut table = Table::new(&["OP", "NAME", "OLD SIZE", "NEW SIZE"]);
         for view in views {
             let show = |bytes: Option<u64>| bytes.map_or_else(|| "-".into(), size);
-            table.row([view.op.to_owned(), view.path.clone(), show(view.old_size_bytes), show(view.new_size_bytes)]);
+            table.row([
+                view.op.to_owned(),
+                view.path.clone(),
+                show(view.old_size_bytes),
+                show(view.new_size_bytes),
+            ]);
         }
         table.render()
     })
@@ -241,7 +257,9 @@ fn parse_path(text: &str) -> Result<TreePath, Failure> {
 
 /// A path or a pattern, as patterns are written in specs.
 fn pattern(text: &str) -> Result<Pattern, Failure> {
-    Glob::compile(text, Compat::Documented).map(Pattern).map_err(|e| Failure::input(format!("pattern `{text}`: {e}")))
+    Glob::compile(text, Compat::Documented)
+        .map(Pattern)
+        .map_err(|e| Failure::input(format!("pattern `{text}`: {e}")))
 }
 
 impl From<FileError> for Failure {

@@ -61,7 +61,8 @@ pub fn flush(home: &Home, references: &[String]) -> Result<Vec<Job>, Failure> {
     let following = |r: &dyn port::MetaRead| -> Result<Vec<Job>, port::PortError> {
         let mut jobs = jobs_of(r, &BTreeSet::from([wanted[0]]))?;
         for commit in &wanted[1..] {
-            let others: BTreeSet<Id> = jobs_of(r, &BTreeSet::from([*commit]))?.iter().map(|job| job.id).collect();
+            let others: BTreeSet<Id> =
+                jobs_of(r, &BTreeSet::from([*commit]))?.iter().map(|job| job.id).collect();
             jobs.retain(|job| others.contains(&job.id));
         }
         Ok(newest_by_pipeline(jobs))

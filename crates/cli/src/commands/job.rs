@@ -30,12 +30,15 @@ pub fn list(home: &Home, filter: &JobFilter) -> Result<(), Failure> {
     let mut jobs = port::read(&*home.records.meta, |r| {
         let mut jobs = job::list(r, filter.pipeline.as_deref(), limit)?;
         for input in &inputs {
-            let readers: BTreeSet<Id> = jobs_of(r, &BTreeSet::from([*input]))?.iter().map(|job| job.id).collect();
+            let readers: BTreeSet<Id> =
+                jobs_of(r, &BTreeSet::from([*input]))?.iter().map(|job| job.id).collect();
             jobs.retain(|job| readers.contains(&job.id));
         }
         Ok::<_, Failure>(jobs)
     })?;
-    jobs.retain(|job| filter.status.is_empty() || filter.status.iter().any(|state| state == job.state.name()));
+    jobs.retain(|job| {
+        filter.status.is_empty() || filter.status.iter().any(|state| state == job.state.name())
+    });
     jobs.truncate(filter.number.unwrap_or(usize::MAX));
     print_list(home, &jobs)
 }
@@ -138,7 +141,9 @@ pub fn parse_id(text: &str) -> Result<Id, Failure> {
 /// The job of this id.
 pub fn find(home: &Home, id: Id) -> Result<Job, Failure> {
     let job = port::read(&*home.records.meta, |r| Ok::<_, Failure>(job::get(r, id)?))?;
-    job.ok_or_else(|| Failure::named(format!("job {id} does not exist; `quern list job` shows those that do")))
+    job.ok_or_else(|| {
+        Failure::named(format!("job {id} does not exist; `quern list job` shows those that do"))
+    })
 }
 
 /// The job of this id, or the newest one of the pipeline of this name.
@@ -146,6 +151,9 @@ pub fn find_or_newest(home: &Home, text: &str) -> Result<Job, Failure> {
     if let Ok(id) = text.parse() {
         return find(home, id);
     }
-    let newest = port::read(&*home.records.meta, |r| Ok::<_, Failure>(job::list(r, Some(text), Some(1))?))?.pop();
-    newest.ok_or_else(|| Failure::named(format!("there is no job `{text}` and no pipeline of that name with a job")))
+    let newest =
+        port::read(&*home.records.meta, |r| Ok::<_, Failure>(job::list(r, Some(text), Some(1))?))?.pop();
+    newest.ok_or_else(|| {
+        Failure::named(format!("there is no job `{text}` and no pipeline of that name with a job"))
+    })
 }

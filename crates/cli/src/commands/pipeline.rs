@@ -6,7 +6,7 @@ use std::process::Command;
 
 use quern_core::port;
 use quern_engine::pipeline::{self, Pipeline};
-use quern_engine::submit::{Desk, Effect, Keep, SubmitError, Submission, delete as delete_pipeline};
+use quern_engine::submit::{Desk, Effect, Keep, Submission, SubmitError, delete as delete_pipeline};
 use quern_engine::{images::LocalImages, job, schedule};
 
 use crate::failure::{Failure, Kind, eprint_line};
@@ -120,7 +120,9 @@ fn read_spec(file: &str) -> Result<(String, String, PathBuf), Failure> {
         ("<stdin>".to_owned(), Box::new(std::io::stdin()), PathBuf::from("."))
     } else {
         if file.contains("://") {
-            return Err(Failure::input(format!("{file}: specs are not fetched from URLs; download it first")));
+            return Err(Failure::input(format!(
+                "{file}: specs are not fetched from URLs; download it first"
+            )));
         }
         let path = Path::new(file);
         let opened = std::fs::File::open(path).map_err(|e| Failure::named(format!("{file}: {e}")))?;
@@ -128,9 +130,16 @@ fn read_spec(file: &str) -> Result<(String, String, PathBuf), Failure> {
         (file.to_owned(), Box::new(opened), base.to_owned())
     };
     let mut bytes = Vec::new();
-    reader.by_ref().take(MOST_SPEC + 1).read_to_end(&mut bytes).map_err(|e| Failure::named(format!("{name}: {e}")))?;
+    reader
+        .by_ref()
+        .take(MOST_SPEC + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::named(format!("{name}: {e}")))?;
     if bytes.len() as u64 > MOST_SPEC {
-        return Err(Failure::input(format!("{name}: longer than {} MiB; that is no pipeline spec", MOST_SPEC >> 20)));
+        return Err(Failure::input(format!(
+            "{name}: longer than {} MiB; that is no pipeline spec",
+            MOST_SPEC >> 20
+        )));
     }
     let text = String::from_utf8(bytes)
         .map_err(|e| Failure::input(format!("{name}: byte {} is not UTF-8", e.utf8_error().valid_up_to())))?;
@@ -152,10 +161,13 @@ pub fn list(home: &Home, name: Option<&str>, states: &[String], spec: bool) -> R
     if let (Some(name), true) = (name, views.is_empty()) {
         return Err(no_pipeline(name));
     }
-    let views: Vec<PipelineView> =
-        views.into_iter().filter(|view| states.is_empty() || states.iter().any(|s| *s == view.state)).collect();
+    let views: Vec<PipelineView> = views
+        .into_iter()
+        .filter(|view| states.is_empty() || states.iter().any(|s| *s == view.state))
+        .collect();
     if spec {
-        let text: Vec<&str> = views.iter().map(|view| view.spec.as_str()).filter(|spec| !spec.is_empty()).collect();
+        let text: Vec<&str> =
+            views.iter().map(|view| view.spec.as_str()).filter(|spec| !spec.is_empty()).collect();
         return print::raw(format!("{}\n", text.join("\n---\n")).as_bytes());
     }
     let now = home.records.clock.now();
@@ -211,7 +223,9 @@ fn existing(home: &Home, name: &str) -> Result<Pipeline, Failure> {
 pub fn extract(home: &Home, name: &str) -> Result<(), Failure> {
     let pipeline = existing(home, name)?;
     if let Some(of) = &pipeline.build_of {
-        return Err(Failure::named(format!("`{name}` is made from the spec of pipeline `{of}`; extract that one")));
+        return Err(Failure::named(format!(
+            "`{name}` is made from the spec of pipeline `{of}`; extract that one"
+        )));
     }
     print::raw(format!("{}\n", pipeline.spec.trim_end()).as_bytes())
 }

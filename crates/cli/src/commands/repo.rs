@@ -28,7 +28,8 @@ pub fn update(home: &Home, spec: &RepoSpec) -> Result<(), Failure> {
 /// `list repo`
 pub fn list(home: &Home) -> Result<(), Failure> {
     let catalog = home.catalog();
-    let repos = catalog.read(|view| view.repos()?.iter().map(|repo| look(view, repo)).collect::<Result<Vec<_>, _>>())?;
+    let repos = catalog
+        .read(|view| view.repos()?.iter().map(|repo| look(view, repo)).collect::<Result<Vec<_>, _>>())?;
     let now = home.records.clock.now();
     print::list(home.global.output, &repos, |repos| {
         let mut table = Table::new(&["NAME", "CREATED", "SIZE (MASTER)", "DESCRIPTION"]);
@@ -61,9 +62,12 @@ pub fn delete(home: &Home, name: Option<&str>, force: bool) -> Result<(), Failur
     let catalog: Catalog<'_> = home.catalog();
     let names = match name {
         Some(name) => vec![RepoName::new(name)?],
-        None => catalog.read(|view| Ok::<_, Failure>(view.repos()?.into_iter().map(|repo| repo.name).collect()))?,
+        None => catalog
+            .read(|view| Ok::<_, Failure>(view.repos()?.into_iter().map(|repo| repo.name).collect()))?,
     };
-    catalog.write(|change| names.iter().try_for_each(|name| change.delete_repo(name, force || names.len() > 1)))?;
+    catalog.write(|change| {
+        names.iter().try_for_each(|name| change.delete_repo(name, force || names.len() > 1))
+    })?;
     Ok(())
 }
 

@@ -61,7 +61,8 @@ pub fn doctor(home: &Home) -> Result<(), Failure> {
     let executor = home.executor()?;
     let usage = home.store.disk_usage()?;
     print::raw(
-        format!("state folder  {} ({})\n", home.store.layout().root().display(), size(usage.total_bytes())).as_bytes(),
+        format!("state folder  {} ({})\n", home.store.layout().root().display(), size(usage.total_bytes()))
+            .as_bytes(),
     )?;
     executor.check().map_err(|e| Failure::new(Kind::Machine, format!("sandboxes cannot be made: {e}")))?;
     print::raw(b"sandboxes     can be made\n")?;
@@ -70,7 +71,8 @@ pub fn doctor(home: &Home) -> Result<(), Failure> {
         let builder = quern_engine::builders::shipped(language).expect("it is in the list");
         let absent: Vec<&str> =
             builder.requires.iter().map(String::as_str).filter(|program| !on_host(program)).collect();
-        let state = if absent.is_empty() { "ready".to_owned() } else { format!("needs {}", absent.join(", ")) };
+        let state =
+            if absent.is_empty() { "ready".to_owned() } else { format!("needs {}", absent.join(", ")) };
         print::raw(format!("builder {language:<6}{state} (on image host)\n").as_bytes())?;
         missing.extend(absent);
     }
