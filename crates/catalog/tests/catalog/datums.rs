@@ -41,6 +41,33 @@ fn files_and_directories_are_datums() {
     check(&Literal::new(&path("/b/x")), &[]);
 }
 
+/// Chooses the root and `/d`, without looking below.
+struct Shallow;
+
+impl PathPattern for Shallow {
+    fn matches(&self, path: &str) -> bool {
+        matches!(path, "" | "/d")
+    }
+    fn may_descend(&self, dir: &str) -> bool {
+        assert!(dir.starts_with('/'), "only asked about directories below the root");
+        false
+    }
+    fn literal(&self) -> Option<&str> {
+        None
+    }
+}
+
+#[test]
+fn directories_are_read_only_if_something_in_them_may_be_chosen() {
+    let shop = Shop::new();
+    let tree = shop.tree(&[("/d/x", "1"), ("/e/y", "2")]);
+    for gone in [&[("/x", "1")], &[("/y", "2")]] {
+        shop.blobs.remove(&shop.tree(gone).digest);
+    }
+    assert_eq!(list(&shop, &pfs("in", tree, &Shallow)), ["in:/", "in:/d"]);
+    assert!(enumerate(&shop.blobs, &pfs("in", tree, &Depth(2))).is_err());
+}
+
 #[test]
 fn without_files_there_are_no_datums() {
     let shop = Shop::new();
@@ -170,6 +197,13 @@ fn set(entries: &BTreeMap<u16, u8>) -> DatumSet {
 
 fn output(n: u8) -> ContentRef {
     ContentRef { digest: Digest::of(&[n]), size: u64::from(n) }
+}
+
+#[test]
+fn of_one_key_the_last_counts() {
+    let set = DatumSet::new(vec![(digest(1), output(1)), (digest(2), output(2)), (digest(1), output(3))]);
+    assert_eq!((set.len(), set.get(&digest(1))), (2, Some(output(3))));
+    assert_eq!(set.updated(&[digest(1)], vec![(digest(1), output(4))]).get(&digest(1)), Some(output(4)));
 }
 
 #[test]

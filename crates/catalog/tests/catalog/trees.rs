@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
 use proptest::{collection, sample};
-use quern_catalog::tree::{Edits, Overlay, diff, edit, place_many, size_change, union};
+use quern_catalog::tree::{Edits, Overlay, diff, edit, place_many, save, size_change, union};
 use quern_catalog::{Content, TreesError};
-use quern_core::{ContentRef, Entry};
+use quern_core::{ContentRef, Entry, Tree};
 
 use crate::shop::{Shop, path};
 
@@ -91,6 +91,42 @@ proptest! {
         prop_assert_eq!(i128::from(catalog.size_after(&empty, &built).unwrap()), bytes(&files));
         prop_assert!(files.is_empty() || !shop.show_tree(&built).is_empty());
     }
+}
+
+#[test]
+fn differences_between_files_links_and_directories() {
+    let shop = Shop::new();
+    let empty = || Entry::Dir(save(&shop.blobs, &Tree::default()).unwrap());
+    let full = || Entry::Dir(shop.tree(&[("/x", "1")]));
+    let check = |old: Option<Entry>, new: Option<Entry>, expected: &[(&str, &str, &str)]| {
+        let root = |entry: Option<Entry>| {
+            let entries: Vec<_> = entry.into_iter().map(|entry| (path("/e"), entry)).collect();
+            place_many(&shop.blobs, &entries).unwrap()
+        };
+        let kind = |entry: Option<Entry>| match entry {
+            None => "nothing",
+            Some(Entry::File { .. }) => "file",
+            Some(Entry::Link(_)) => "link",
+            Some(Entry::Dir(_)) => "directory",
+        };
+        let mut found = Vec::new();
+        diff(&shop.blobs, &root(old), &root(new), &mut |d| {
+            found.push((d.path.to_string(), kind(d.old), kind(d.new)));
+        })
+        .unwrap();
+        let found: Vec<_> = found.iter().map(|(p, old, new)| (p.as_str(), *old, *new)).collect();
+        assert_eq!(found, expected);
+    };
+    let (file, link) = (|| shop.file("1"), || Entry::Link("t".into()));
+    check(None, Some(empty()), &[("/e", "nothing", "directory")]);
+    check(Some(empty()), None, &[("/e", "directory", "nothing")]);
+    check(Some(empty()), Some(full()), &[("/e/x", "nothing", "file")]);
+    check(Some(full()), Some(empty()), &[("/e/x", "file", "nothing")]);
+    check(Some(empty()), Some(file()), &[("/e", "directory", "file")]);
+    check(Some(full()), Some(file()), &[("/e", "nothing", "file"), ("/e/x", "file", "nothing")]);
+    check(Some(link()), Some(full()), &[("/e", "link", "nothing"), ("/e/x", "nothing", "file")]);
+    check(Some(file()), Some(link()), &[("/e", "file", "link")]);
+    check(Some(full()), Some(full()), &[]);
 }
 
 #[test]

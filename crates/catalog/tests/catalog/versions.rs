@@ -82,6 +82,7 @@ fn references_name_what_is_missing() {
     check("r@b^", |e| matches!(e, VersionError::NoAncestor(_)));
     check("r@b.2", |e| matches!(e, VersionError::NoAncestor(_)));
     check(&format!("empty@{}", commit.id), |e| matches!(e, VersionError::NoCommit { .. }));
+    check(&format!("none@{}", commit.id), |e| matches!(e, VersionError::NoRepo(_)));
     check(&format!("r@{}", "0".repeat(32)), |e| matches!(e, VersionError::NoCommit { .. }));
 }
 
