@@ -4,7 +4,7 @@
 //! the kernel drops signals it sends to itself, and orphans it never heard of wait for it to reap them.
 
 use std::ffi::{CString, c_int};
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -54,7 +54,7 @@ pub(crate) struct Sandbox<'a> {
     pub order: &'a Order,
     /// Bytes beside the order.
     pub payload: &'a [u8],
-    /// Standard input, output and error.
+    /// Standard output, standard error and, unless it is empty, standard input.
     pub streams: &'a [OwnedFd],
     /// Where the root is mounted in the launcher's namespace.
     pub root: &'a std::path::Path,
@@ -176,9 +176,11 @@ impl Sandbox<'_> {
             fs::create_dir_all(&self.order.cwd).doing("making the working directory")?;
         }
         if user.uid != 0 {
+            // So that a program that is not root can open /dev/stdout.
+            let owner = Some(rustix::fs::Uid::from_raw(user.uid));
             for stream in self.streams {
-                // So that /dev/stdout can be opened; streams that are not pipes of ours may refuse.
-                let _ = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+                rustix::fs::fchown(stream, owner, None)
+                    .doing("giving the standard streams to the step's user")?;
             }
         }
         Ok(())
@@ -222,7 +224,16 @@ impl Sandbox<'_> {
 
     fn start(&self, user: &User) -> Result<Pid, Refusal> {
         let program = Program::new(self.order)?;
-        let streams = [0, 1, 2].map(|number: usize| self.streams[number].as_raw_fd());
+        // The sandbox's own null device: it is read-only mounted, so that root cannot change its owner or mode.
+        let nothing = File::open("/dev/null").doing("opening an empty standard input")?;
+        let [out, err, rest @ ..] = self.streams else {
+            return Err(Refusal::System {
+                doing: "receiving the standard streams".into(),
+                errno: libc::EMFILE,
+            });
+        };
+        let input = rest.first().map_or(nothing.as_raw_fd(), AsRawFd::as_raw_fd);
+        let streams = [input, out.as_raw_fd(), err.as_raw_fd()];
         let (uid, gid) = (rustix::thread::Uid::from_raw(user.uid), rustix::thread::Gid::from_raw(user.gid));
         let groups: Vec<_> = user.groups.iter().map(|gid| rustix::thread::Gid::from_raw(*gid)).collect();
         let change_groups = !self.in_user_namespace;

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,7 +35,6 @@ pub struct LocalOptions {
 /// Runs steps in sandboxes on this machine.
 pub struct LocalExecutor {
     options: LocalOptions,
-    nothing: File,
     pool: Mutex<Pool>,
     freed: Condvar,
 }
@@ -56,9 +54,8 @@ impl LocalExecutor {
         if options.workers == 0 {
             return Err(ExecError::Invalid("an executor needs at least one worker".into()));
         }
-        let nothing = File::open("/dev/null").map_err(ExecError::Talk)?;
         let pool = Mutex::new(Pool { idle: Vec::new(), taken: 0 });
-        Ok(Self { options, nothing, pool, freed: Condvar::new() })
+        Ok(Self { options, pool, freed: Condvar::new() })
     }
 
     /// Starts a launcher, to learn now whether this machine can make sandboxes.
@@ -83,10 +80,9 @@ impl LocalExecutor {
         let start = Instant::now();
         let plan = Plan::make(attempt, self.options.workspace.as_ref(), self.options.images.as_ref())?;
         let stdin = in_memory(&attempt.step.stdin).map_err(ExecError::Talk)?;
-        let stdin = stdin.as_ref().unwrap_or(&self.nothing).as_fd();
         let mut log = Log::new(observer);
         let run = worker.worker.as_mut().expect("a lent worker is there until it is given back");
-        let end = run.run(&plan, stdin, &mut log, cancel, attempt.step.timeout);
+        let end = run.run(&plan, stdin.as_ref(), &mut log, cancel, attempt.step.timeout);
         // A refusal leaves the launcher as it was; after any other error nothing is known of it.
         if matches!(end, Ok(_) | Err(ExecError::Refused(_))) {
             worker.give_back();

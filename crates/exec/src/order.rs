@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 /// From the executor to a launcher. The order is borrowed where it is sent.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Request<O = Box<Order>> {
-    /// Run this; standard input, output and error travel beside it.
+    /// Run this; standard output, error and, unless it is empty, input travel beside it.
     Run(O),
     /// End what runs now.
     Kill,

@@ -179,7 +179,7 @@ impl Roots {
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).doing("making /dev")?;
             } else {
                 fs::write(&path, b"").doing("making /dev")?;
-                show_read_only(&Path::new("/dev").join(name), &path, 0)?;
+                show_read_only(&Path::new("/dev").join(name), &path, libc::MOUNT_ATTR_RDONLY)?;
             }
         }
         let tree = open_tree(CWD, &dev, OpenTreeFlags::OPEN_TREE_CLOEXEC).doing("opening /dev")?;
@@ -224,9 +224,7 @@ fn show_read_only(source: &Path, target: &Path, attributes: u64) -> Result<(), R
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, source, flags).doing(doing)?;
-    if attributes != 0 {
-        sys::set_mount_attributes(&tree, attributes, true).doing(doing)?;
-    }
+    sys::set_mount_attributes(&tree, attributes, true).doing(doing)?;
     move_mount(&tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).doing(doing)
 }
 

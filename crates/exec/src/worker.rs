@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -87,14 +87,15 @@ impl Worker {
     pub fn run(
         &mut self,
         plan: &Plan<'_>,
-        stdin: BorrowedFd<'_>,
+        stdin: Option<&File>,
         log: &mut Log<'_>,
         cancel: &Cancel,
         timeout: Option<Duration>,
     ) -> Result<End, ExecError> {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ExecError::Talk(errno.into()));
         let ((out, their_out), (err, their_err)) = (pipe()?, pipe()?);
-        let streams = [stdin, their_out.as_fd(), their_err.as_fd()];
+        let mut streams = vec![their_out.as_fd(), their_err.as_fd()];
+        streams.extend(stdin.map(AsFd::as_fd));
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let request = Request::Run(&plan.order);
         if let Err(error) = self.wire.send(&request, &plan.payload, &streams) {

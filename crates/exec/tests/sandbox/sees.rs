@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use quern_core::event::Stream;
@@ -182,6 +183,8 @@ fn users(lab: &Lab) {
         assert!(lab.run(step).unwrap_err().to_string().contains("user `build`"));
         return;
     }
+    let null = || fs::metadata("/dev/null").map(|found| (found.uid(), found.gid(), found.mode())).unwrap();
+    let before = null();
     for (user, expected) in [
         (None, "0 0 0"),
         (Some("build"), "1000 1001 44 1001"),
@@ -199,6 +202,7 @@ fn users(lab: &Lab) {
         let ran = lab.attempt(&attempt, &quern_core::port::Cancel::default()).unwrap();
         assert_eq!(ran.text(), format!("{expected}\nx\nsecret"), "{user:?}");
         assert!(ran.outputs[0].contains_key("f"));
+        assert_eq!(null(), before, "the null device of the machine stays as it is");
     }
 }
 
