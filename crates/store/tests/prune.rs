@@ -136,6 +136,7 @@ fn what_a_living_process_may_rely_on_waits_for_its_end() {
     assert_eq!([put(&newcomer, &small), put(&newcomer, &large)], [digests[0], digests[7]]);
     newcomer.blobs().sync().unwrap();
     drop(newcomer);
+    assert_kept(&open(&space), &[digests[0], digests[7]]);
 
     assert_eq!(
         prune_all_but(&store, &[]).waiting.count,
