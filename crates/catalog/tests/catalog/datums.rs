@@ -203,6 +203,7 @@ fn output(n: u8) -> ContentRef {
 fn of_one_key_the_last_counts() {
     let set = DatumSet::new(vec![(digest(1), output(1)), (digest(2), output(2)), (digest(1), output(3))]);
     assert_eq!((set.len(), set.get(&digest(1))), (2, Some(output(3))));
+    assert!(!set.is_empty() && DatumSet::default().is_empty());
     assert_eq!(set.updated(&[digest(1)], vec![(digest(1), output(4))]).get(&digest(1)), Some(output(4)));
 }
 

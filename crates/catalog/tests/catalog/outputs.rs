@@ -59,6 +59,25 @@ fn a_file_where_another_datum_has_a_directory() {
 }
 
 #[test]
+fn links_that_were_left_as_they_are() {
+    let shop = Shop::new();
+    let link = |target: &str| Entry::Link(target.to_owned());
+    let check = |entries: [Entry; 2], policy, expected: Option<&str>| {
+        let outputs = (1..)
+            .zip(entries)
+            .map(|(n, entry)| (key(n), place_many(&shop.blobs, &[(path("/l"), entry)]).unwrap()));
+        let found = merged(&shop, &outputs.collect(), policy).ok();
+        assert_eq!(found, expected.map(|line| vec![line.to_owned()]), "{policy:?}");
+    };
+    check([link("a"), link("a")], MergePolicy::Concat, Some("/l>a"));
+    check([link("a"), link("b")], MergePolicy::Concat, None);
+    check([link("a"), link("b")], MergePolicy::Last, Some("/l>b"));
+    check([link("a"), link("a")], MergePolicy::Fail, None);
+    check([link("a"), shop.file("1")], MergePolicy::Last, None);
+    check([shop.file("1"), link("a")], MergePolicy::Concat, None);
+}
+
+#[test]
 fn nothing_and_one() {
     let shop = Shop::new();
     assert_eq!(merged(&shop, &vec![], MergePolicy::Concat), Ok(vec![]));
