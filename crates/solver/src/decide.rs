@@ -5,6 +5,9 @@
 //! demands what it needs of its own inputs. Nothing is ever asked twice: an edge reads the state of
 //! its inputs directly and is looked at again when one of them has news.
 //!
+//! Right after a graph was loaded, `define.rs` asks the cache maps that cost nothing and looks up
+//! every vertex by definition, inputs first, in one sweep. A build with nothing to do ends there.
+//!
 //! [`Core::settle`] works in three passes, each begun only when the ones before have nothing left:
 //!
 //! 1. *look* (`look.rs`): spread what is known: keys, cache lookups, demands;
@@ -18,6 +21,7 @@
 mod act;
 mod arena;
 mod call;
+mod define;
 mod edge;
 mod index;
 mod live;
@@ -44,7 +48,7 @@ use crate::progress::Change;
 use crate::result::{CachedResult, SharedResult};
 
 use call::Slots;
-use edge::{EdgeState, Subscriber};
+use edge::{Dep, EdgeState, Subscriber};
 use index::EdgeIndex;
 use live::Live;
 use look::Facts;
@@ -190,6 +194,10 @@ pub(crate) struct Core {
     effects: Vec<Effect>,
     /// Reused by every look.
     facts: Vec<Facts>,
+    /// Reused by every definition.
+    deps: Vec<Dep>,
+    /// Vertices added by the last load that can be defined at once, inputs before consumers.
+    fresh: Vec<VertexId>,
     /// Live vertices that stand apart from their digest because they ignore the cache.
     apart: usize,
 }
@@ -214,6 +222,8 @@ impl Core {
             starts: BinaryHeap::new(),
             effects: Vec::new(),
             facts: Vec::new(),
+            deps: Vec::new(),
+            fresh: Vec::new(),
             apart: 0,
         }
     }

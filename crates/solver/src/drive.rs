@@ -89,6 +89,10 @@ impl Driver {
         let inputs: Vec<Input> = targets.iter().map(|(_, input)| *input).collect();
         let mut state = self.state();
         let edges = state.core.load(owner, graph, &inputs)?;
+        let survey = state.core.survey();
+        state = self.carry_out(state, survey);
+        // The lock was free meanwhile.
+        state.core.is_open(owner)?;
         let mut builds = Vec::with_capacity(edges.len());
         for (edge, (number, _)) in edges.into_iter().zip(targets) {
             let build = state.core.build(owner, edge);
@@ -155,18 +159,38 @@ impl Driver {
             }
             // Inputs were asked after their consumers; answered in reverse, most edges have
             // everything at the first look.
-            let mut effects = effects.into_iter().rev().peekable();
-            while effects.peek().is_some() {
-                drop(state);
-                let some = effects.by_ref().take(BATCH);
-                let events: Vec<Event> = some.filter_map(|effect| self.perform(effect)).collect();
-                state = self.state();
-                for event in events {
-                    state.end_of(&event);
-                    state.core.on(event);
-                }
+            effects.reverse();
+            state = self.perform_all(state, effects);
+        }
+    }
+
+    /// Carries out effects in their order, and tells the core what came of them.
+    fn carry_out<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        mut effects: Vec<Effect>,
+    ) -> MutexGuard<'a, State> {
+        effects.retain_mut(|effect| state.keeps(effect));
+        self.perform_all(state, effects)
+    }
+
+    fn perform_all<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        effects: Vec<Effect>,
+    ) -> MutexGuard<'a, State> {
+        let mut effects = effects.into_iter().peekable();
+        while effects.peek().is_some() {
+            drop(state);
+            let some = effects.by_ref().take(BATCH);
+            let events: Vec<Event> = some.filter_map(|effect| self.perform(effect)).collect();
+            state = self.state();
+            for event in events {
+                state.end_of(&event);
+                state.core.on(event);
             }
         }
+        state
     }
 
     /// Carries out one effect: at once if it is quick, which gives an event, else on the pool.

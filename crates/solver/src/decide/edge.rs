@@ -133,8 +133,8 @@ pub(crate) struct EdgeState {
     pub(crate) maps_seen: u32,
     /// Keys under which a cache knows this edge; only ever grows.
     pub(crate) keys: Few<CacheKey>,
-    /// Created at the first demand.
-    pub(crate) deps: Box<[Dep]>,
+    /// Made at the first demand.
+    pub(crate) deps: Vec<Dep>,
     /// No lookup can succeed any more: everything is needed.
     pub(crate) hopeless: bool,
     /// How many of the keys were asked for records.
@@ -160,7 +160,7 @@ impl EdgeState {
             looked_up: Level::Nothing,
             maps_seen: 0,
             keys: Few::None,
-            deps: Box::default(),
+            deps: Vec::new(),
             hopeless: false,
             keys_asked: 0,
             rare: None,

@@ -14,7 +14,7 @@ use crate::error::{SolveError, VertexLabel};
 use crate::few::Few;
 use crate::graph::{Graph, Input, Vertex};
 use crate::key::{ExportableCacheKey, Origin};
-use crate::op::CacheMap;
+use crate::op::{Blocking, CacheMap};
 use crate::progress::{Change, Finish};
 use crate::result::SharedResult;
 
@@ -122,8 +122,6 @@ struct Load<'a> {
     watcher: Option<JobId>,
     /// Loaded vertices by their number in the graph, plus one; 0 is not loaded.
     loaded: Vec<u32>,
-    /// What was made by this load.
-    added: Vec<VertexId>,
     /// Inputs of definitions that joined a live vertex made from others: they live with the owner
     /// although nothing uses them.
     unused: Vec<VertexId>,
@@ -137,13 +135,7 @@ impl Core {
         graph: &Graph,
         targets: &[Input],
     ) -> Result<Vec<EdgeId>, SolveError> {
-        if let Owner::Job(job) = owner {
-            match self.jobs.get(&job) {
-                None => return Err(SolveError::Discarded),
-                Some(job) if job.cancelled => return Err(SolveError::Cancelled),
-                Some(_) => {}
-            }
-        }
+        self.is_open(owner)?;
         let missing = targets.iter().find(|t| graph.vertex(t.vertex).is_none());
         if let Some(target) = missing {
             return Err(SolveError::NoSuchVertex(target.vertex.0));
@@ -153,7 +145,7 @@ impl Core {
             Owner::Vertex(vertex) => (self.sources_of(vertex), None),
         };
         let loaded = vec![0; graph.len()];
-        let mut load = Load { graph, sources, watcher, loaded, added: Vec::new(), unused: Vec::new() };
+        let mut load = Load { graph, sources, watcher, loaded, unused: Vec::new() };
         let mut edges = Vec::with_capacity(targets.len());
         for target in targets {
             let vertex = self.load_below(&mut load, target.vertex.0);
@@ -163,7 +155,6 @@ impl Core {
         for vertex in load.unused {
             self.hold(owner, vertex);
         }
-        debug_assert!(load.added.iter().all(|v| self.vertices[*v].refs > 0), "everything is held");
         if let Owner::Vertex(vertex) = owner {
             if edges.iter().any(|edge| self.could_wait_for(self.find(*edge), vertex)) {
                 return Err(SolveError::OwnSubBuild(self.vertices[vertex].label()));
@@ -175,6 +166,16 @@ impl Core {
             }
         }
         Ok(edges)
+    }
+
+    /// Refuses owners that cannot build any more.
+    pub(crate) fn is_open(&self, owner: Owner) -> Result<(), SolveError> {
+        let Owner::Job(job) = owner else { return Ok(()) };
+        match self.jobs.get(&job) {
+            None => Err(SolveError::Discarded),
+            Some(job) if job.cancelled => Err(SolveError::Cancelled),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Loads a vertex after everything below it, without recursion.
@@ -282,7 +283,9 @@ impl Core {
             rare: None,
         });
         self.by_digest.insert(name, vertex);
-        load.added.push(vertex);
+        if def.op.blocking() != Blocking::Always {
+            self.fresh.push(vertex);
+        }
         if let Some(job) = load.watcher {
             self.watch(vertex, job);
         }

@@ -110,7 +110,7 @@ impl Core {
         }
         if state.deps.is_empty() {
             let inputs = &self.vertices[state.vertex].inputs;
-            state.deps = inputs.iter().map(|input| Dep::on(*input)).collect();
+            state.deps = inputs.iter().map(|input| Dep::on(*input)).collect::<Vec<_>>();
         }
         let (keys, level) = (state.keys.len(), state.looked_up);
         if let Err(failure) = self.take_in(edge) {
@@ -192,7 +192,7 @@ impl Core {
     }
 
     /// Reads cache maps, input keys and content digests that are new, and looks them up.
-    fn take_in(&mut self, edge: EdgeId) -> Result<(), Arc<Failure>> {
+    pub(super) fn take_in(&mut self, edge: EdgeId) -> Result<(), Arc<Failure>> {
         let vertex = self.edges[edge].vertex;
         if let Progress::Failed(failure) = &self.vertices[vertex].map {
             return Err(Arc::clone(failure));
@@ -306,7 +306,7 @@ impl Core {
     }
 
     /// Finds the keys this edge has by now, and the level it has reached.
-    fn conclude(&mut self, edge: EdgeId, facts: &[Facts]) -> Result<(), Arc<Failure>> {
+    pub(super) fn conclude(&mut self, edge: EdgeId, facts: &[Facts]) -> Result<(), Arc<Failure>> {
         let vertex = self.edges[edge].vertex;
         let live = &self.vertices[vertex];
         if live.inputs.is_empty() || live.maps.is_empty() {
@@ -400,7 +400,7 @@ impl Core {
         names
     }
 
-    fn gather(&self, edge: EdgeId, facts: &mut Vec<Facts>) {
+    pub(super) fn gather(&self, edge: EdgeId, facts: &mut Vec<Facts>) {
         let state = &self.edges[edge];
         let map = self.vertices[state.vertex].maps.first();
         let of_input = |(i, dep): (usize, &Dep)| Facts {
@@ -541,11 +541,15 @@ impl Core {
         {
             self.vertices[vertex].map = Progress::Failed(self.failure(vertex, error));
         }
+        self.define(vertex);
         let mut edge = self.vertices[vertex].first_edge;
         while let Some(at) = edge {
-            edge = self.edges[at].next;
-            self.edges[at].awaits_map = false;
-            self.queue(at);
+            let state = &mut self.edges[at];
+            edge = state.next;
+            state.awaits_map = false;
+            if state.wanted() > Level::Nothing {
+                self.queue(at);
+            }
         }
         self.call_ends(vertex);
     }

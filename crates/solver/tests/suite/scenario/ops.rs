@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use quern_core::Digest;
-use quern_solver::{CacheMap, CacheMapInput, Edge, MapStep, Op, OpContext, OpError, SharedResult};
+use quern_solver::{Blocking, CacheMap, CacheMapInput, Edge, MapStep, Op, OpContext, OpError, SharedResult};
 use serde_json::Value;
 
 use super::model::{Barrier, Definition, Kind, Phase, Seed};
@@ -133,6 +133,7 @@ pub struct TestOp {
     /// What a sub-build builds.
     pub sub: Option<Edge>,
     pub failed: AtomicBool,
+    pub blocking: Blocking,
 }
 
 pub fn text(value: &Value) -> String {
@@ -178,6 +179,10 @@ impl TestOp {
 }
 
 impl Op for TestOp {
+    fn blocking(&self) -> Blocking {
+        self.blocking
+    }
+
     fn cache_map(&self, ctx: &OpContext<'_>, index: usize) -> Result<MapStep, OpError> {
         self.enter(Phase::CacheMap, ctx)?;
         self.world.count(&self.handle, |c| if index == 0 { c.maps += 1 } else { c.later_maps += 1 });

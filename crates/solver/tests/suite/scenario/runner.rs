@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use quern_core::Digest;
 use quern_solver::{
-    CacheManager, CachedResult, CancelToken, Edge, GraphBuilder, Input, Job, SolveError, Solver,
+    Blocking, CacheManager, CachedResult, CancelToken, Edge, GraphBuilder, Input, Job, SolveError, Solver,
     SolverOptions, Vertex, VertexOptions, VertexRef,
 };
 use serde_json::{Map, Value};
 
 use super::caches::Counting;
 use super::exports::{self, Recorder};
-use super::model::{Build, Definition, EdgeDef, Expect, ExpectCounters, Holders, Scenario, Step};
+use super::model::{
+    Barrier, Build, Definition, EdgeDef, Expect, ExpectCounters, Holders, Phase, Scenario, Step,
+};
 use super::ops::{Counts, Made, TestOp, World};
 
 struct Runner {
@@ -24,14 +26,29 @@ struct Runner {
     jobs: BTreeMap<String, Job>,
     results: BTreeMap<String, CachedResult>,
     targets: BTreeMap<String, Recorder>,
+    blocking: Blocking,
 }
 
 fn solver(cache: Arc<Counting>) -> Solver {
     Solver::new(SolverOptions { cache, ..SolverOptions::default() })
 }
 
-/// Runs a scenario; panics with a text that names the step.
-pub fn run(scenario: &Scenario) {
+/// True if cache maps of the scenario may be asked on whatever thread is at hand.
+pub fn has_quick_maps(scenario: &Scenario) -> bool {
+    let holds = |barriers: &[Barrier]| barriers.iter().any(|b| b.phase == Phase::CacheMap);
+    let waits = |build: &Build| {
+        holds(&build.barriers) || build.cancel.as_ref().is_some_and(|c| c.phase == Phase::CacheMap)
+    };
+    !scenario.steps.iter().any(|step| match step {
+        Step::Build(build) => waits(build),
+        Step::Parallel { builds, barriers } => holds(barriers) || builds.iter().any(waits),
+        _ => false,
+    })
+}
+
+/// Runs a scenario with operations whose calls may block as given; panics with a text that names
+/// the step.
+pub fn run(scenario: &Scenario, blocking: Blocking) {
     let managers: BTreeMap<String, Arc<Counting>> =
         scenario.managers.iter().map(|id| (id.clone(), Counting::new(id))).collect();
     let first = managers[&scenario.managers[0]].clone();
@@ -43,6 +60,7 @@ pub fn run(scenario: &Scenario) {
         jobs: BTreeMap::new(),
         results: BTreeMap::new(),
         targets: BTreeMap::new(),
+        blocking,
     };
     for (number, step) in scenario.steps.iter().enumerate() {
         if let Err(text) = runner.step(step) {
@@ -155,7 +173,8 @@ impl Runner {
             VertexOptions { ignore_cache: def.ignore_cache, cache_sources, ..VertexOptions::default() };
         let digest = Digest::of(def.name.as_bytes());
         let (world, failed) = (self.world.clone(), AtomicBool::new(false));
-        let op = TestOp { world, handle: handle.to_owned(), def, sub, failed };
+        let (handle_name, blocking) = (handle.to_owned(), self.blocking);
+        let op = TestOp { world, handle: handle_name, def, sub, failed, blocking };
         let mut vertex = Vertex::new(digest, Arc::new(op)).name(handle).options(options);
         vertex.inputs = inputs;
         let vertex = builder.add(vertex);
@@ -163,7 +182,7 @@ impl Runner {
         vertex
     }
 
-    fn builds(&mut self, builds: &[Build], barriers: &[super::model::Barrier]) -> Result<(), String> {
+    fn builds(&mut self, builds: &[Build], barriers: &[Barrier]) -> Result<(), String> {
         self.world.set_barriers(barriers);
         let mut prepared = Vec::new();
         for build in builds {
