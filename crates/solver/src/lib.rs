@@ -12,6 +12,8 @@
 
 mod cache;
 mod cancel;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
 mod decide;
 mod digest_map;
 mod drive;

@@ -14,6 +14,8 @@ mod base;
 mod log;
 mod snapshot;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};

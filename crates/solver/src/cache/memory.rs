@@ -296,3 +296,13 @@ impl CacheResultStorage for InMemoryResultStorage {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_storage_in_memory_conforms() {
+        crate::conformance::key_storage(|| Arc::new(InMemoryKeyStorage::new()));
+    }
+}
