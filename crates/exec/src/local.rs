@@ -84,8 +84,10 @@ impl LocalExecutor {
         let run = worker.worker.as_mut().expect("a lent worker is there until it is given back");
         let end = run.run(&plan, stdin.as_ref(), &mut log, cancel, attempt.step.timeout);
         // A refusal leaves the launcher as it was; after any other error nothing is known of it.
-        if matches!(end, Ok(_) | Err(ExecError::Refused(_))) {
-            worker.give_back();
+        // Then it is ended now, before the directories the step may still write to are given back.
+        match end {
+            Ok(_) | Err(ExecError::Refused(_)) => worker.give_back(),
+            Err(_) => drop(worker),
         }
         let (exit, cost) = match end? {
             End::Stopped(Stop::TimedOut) => (Exit::TimedOut, Cost::default()),

@@ -14,8 +14,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, makedev, mknodat, openat2};
 use rustix::mount::{
-    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind_recursive, move_mount,
-    open_tree, unmount,
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
 };
 
 use crate::order::{Point, Root};
@@ -24,7 +23,7 @@ use crate::sys;
 
 /// Kept prepared at once: steps of a few pipelines that take turns.
 const MOST_PREPARED: usize = 4;
-/// Device nodes: name and minor number; the major number of all is 1, but for tty.
+/// Device nodes: name, major and minor number.
 const DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
@@ -109,14 +108,24 @@ impl Roots {
             Root::Layers(layers) => self.overlay(layers, points, &dir),
             Root::Host { places, etc } => host_root(places, etc, points, &dir),
         };
-        let built = built.and_then(|()| {
-            mount_bind_recursive(self.base.join("dev"), dir.join("dev")).doing("mounting /dev")
-        });
+        let built = built.and_then(|()| self.show_devices(&dir));
         if built.is_err() {
             while unmount(&dir, UnmountFlags::DETACH).is_ok() {}
             clear(&dir).doing("removing a root that could not be prepared")?;
         }
         built.map(|()| dir)
+    }
+
+    /// Mounts the shared `/dev` in a root, wherever inside of it a link may lead.
+    fn show_devices(&self, dir: &Path) -> Result<(), Refusal> {
+        let root = open_root(dir)?;
+        let place =
+            open_in(&root, &["dev"]).ok_or(rustix::io::Errno::NOENT).doing("opening /dev of a root")?;
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        let devices = open_tree(CWD, self.base.join("dev"), flags).doing("opening /dev")?;
+        let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        move_mount(&devices, "", &place, "", here).doing("mounting /dev")
     }
 
     /// Layers under a skeleton that has the places they lack.
@@ -239,7 +248,9 @@ fn host_root(places: &[String], etc: &str, points: &[Point], dir: &Path) -> Resu
     places.sort();
     let mut shown = vec![Path::new("/etc")];
     for place in places {
-        if !shown.iter().any(|above| place.starts_with(above)) && show_place(place, dir)? {
+        // What lies below is visible with it, also through a link.
+        if !shown.iter().any(|above| place.starts_with(above)) {
+            show_place(place, dir)?;
             shown.push(place);
         }
     }
@@ -248,27 +259,23 @@ fn host_root(places: &[String], etc: &str, points: &[Point], dir: &Path) -> Resu
     sys::set_mount_attributes(tree, libc::MOUNT_ATTR_RDONLY, false).doing("making a root read-only")
 }
 
-/// Shows one place of the machine in a root; tells whether others below it are visible with it.
-fn show_place(place: &Path, dir: &Path) -> Result<bool, Refusal> {
+/// Shows one place of the machine in a root.
+fn show_place(place: &Path, dir: &Path) -> Result<(), Refusal> {
     let doing = format_args!("showing {}", place.display());
     let found = fs::symlink_metadata(place).doing(doing)?;
     let at = below(dir, place);
     fs::create_dir_all(at.parent().unwrap_or(dir)).doing(doing)?;
     if found.is_symlink() {
         let target = fs::read_link(place).doing(doing)?;
-        symlink(target, &at).doing(doing)?;
-        return Ok(false);
+        return symlink(target, &at).doing(doing);
     }
     if found.is_dir() { fs::create_dir(&at) } else { fs::write(&at, b"") }.doing(doing)?;
-    show_read_only(place, &at, READ_ONLY)?;
-    Ok(true)
+    show_read_only(place, &at, READ_ONLY)
 }
 
 /// Makes the places that the root seen at `view` lacks, in `skeleton`.
 fn complete(view: impl AsRef<Path>, skeleton: &Path, points: &[Point]) -> Result<(), Refusal> {
-    let open = OFlags::PATH | OFlags::CLOEXEC;
-    let view = rustix::fs::open(view.as_ref(), open | OFlags::DIRECTORY, Mode::empty())
-        .doing("opening the image")?;
+    let view = open_root(view.as_ref())?;
     for point in points {
         complete_one(&view, skeleton, point)?;
     }
@@ -313,6 +320,11 @@ fn complete_one(view: &OwnedFd, skeleton: &Path, point: &Point) -> Result<(), Re
     at.push(last);
     if point.file { fs::write(&at, b"") } else { make_dir(&at).map(drop) }
         .doing(format_args!("making room for {}", point.path))
+}
+
+fn open_root(dir: &Path) -> Result<OwnedFd, Refusal> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty()).doing("opening the image")
 }
 
 /// Opens a path of the image without ever leaving it.

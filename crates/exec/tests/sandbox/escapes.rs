@@ -16,6 +16,7 @@ checks! {
     links_in_outputs_are_kept_and_not_followed,
     setuid_programs_have_no_effect,
     caches_cannot_lead_mounts_astray,
+    links_in_an_image_stay_inside,
     the_machines_own_root_is_protected,
 }
 
@@ -191,6 +192,21 @@ fn caches_cannot_lead_mounts_astray(lab: &Lab) {
     assert_eq!(fs::metadata("/etc").unwrap().modified().unwrap(), machine);
     assert!(!fs::exists("/etc/x").unwrap());
     assert_eq!(lab.said(lab.sh("echo next")), "next");
+}
+
+fn links_in_an_image_stay_inside(lab: &Lab) {
+    let image = lab.room.image("busybox");
+    for (name, target) in [("dev", "/etc"), ("proc", "../../../../usr/share")] {
+        std::os::unix::fs::symlink(target, image.join(name)).unwrap();
+    }
+    fs::remove_dir(image.join("tmp")).unwrap();
+    std::os::unix::fs::symlink("/../../home", image.join("tmp")).unwrap();
+    lab.said(step(BUSYBOX, &["true"]));
+    let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", lab.launchers()[0])).unwrap();
+    let points: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+    for point in ["/etc", "/usr/share", "/home"] {
+        assert!(!points.contains(&point), "{points:?}");
+    }
 }
 
 fn the_machines_own_root_is_protected(lab: &Lab) {
