@@ -1,6 +1,6 @@
 //! Importing directories: what is read, what is refused, and that remembering changes nothing.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![expect(clippy::unwrap_used, reason = "what a test calls fails as the test does")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,6 +1,6 @@
 //! Trees as directories: what is shown equals the tree, whatever was shown before and whoever was killed.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails as the test does")]
+#![expect(clippy::unwrap_used, reason = "what a test calls fails as the test does")]
 
 mod checkout;
 mod history;
