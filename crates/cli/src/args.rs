@@ -144,8 +144,12 @@ pub enum Verb {
     Du,
     /// Remove what nothing refers to
     Prune(Prune),
-    /// Check this machine and the state folder
-    Doctor,
+    /// Check this machine and read everything in the state folder
+    Doctor {
+        /// Put damaged content aside, so that it is made again
+        #[arg(long)]
+        mend: bool,
+    },
     /// Print a completion script for a shell
     Completion {
         /// The shell

@@ -90,7 +90,7 @@ fn run(home: &Home, verb: Verb) -> Result<(), Failure> {
         Verb::Why(args) => datum::why(home, &args.job),
         Verb::Du => state::du(home),
         Verb::Prune(args) => state::prune(home, &args),
-        Verb::Doctor => state::doctor(home),
+        Verb::Doctor { mend } => state::doctor(home, mend),
         Verb::Completion { .. } | Verb::Version => Ok(()),
     }
 }

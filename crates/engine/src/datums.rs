@@ -9,12 +9,15 @@ use quern_catalog::tree::{TreesError, place_many};
 use quern_catalog::{Datum, DatumError, DatumInput, Datums, PathPattern, PfsInput, View, choose, enumerate};
 use quern_core::canon::{Canon, DigestVisitor, Visitor};
 use quern_core::port::{Blobs, Image, MetaRead, PortError};
-use quern_core::step::{Input as StepInput, Network, Platform, Resources};
+use quern_core::step::{Input as StepInput, Mount, Network, Platform, Resources};
 use quern_core::{Attempt, ContentRef, Digest, Entry, Id, Step, TreePath};
 use quern_spec::glob::{Compat, Glob, InvalidGlob};
 
 use crate::commits;
 use crate::pipeline::{Input, Pipeline};
+
+/// Where a build step finds what it fetched or compiled before.
+const CACHE: &str = "/cache";
 
 /// Why a job has no datums.
 #[derive(Debug, thiserror::Error)]
@@ -231,6 +234,11 @@ fn template(pipeline: &Pipeline, image: &Image) -> Step {
     let mut env: BTreeMap<String, String> = image.env.iter().cloned().collect();
     env.insert("PPS_PIPELINE_NAME".into(), pipeline.name.clone());
     env.extend(run.env.clone());
+    let mut mounts = Vec::new();
+    if run.cache {
+        env.insert("QUERN_CACHE".into(), CACHE.into());
+        mounts.push(Mount::Cache { target: CACHE.into(), id: format!("pipeline-{}", pipeline.name) });
+    }
     Step {
         argv: run.cmd.clone(),
         env,
@@ -239,7 +247,7 @@ fn template(pipeline: &Pipeline, image: &Image) -> Step {
         stdin: run.stdin.clone().into_bytes(),
         image: image.id,
         inputs: run.app.map(|tree| StepInput { target: "/app".into(), tree }).into_iter().collect(),
-        mounts: Vec::new(),
+        mounts,
         network: if run.network { Network::Host } else { Network::None },
         platform: Platform::current(),
         outputs: vec!["/pfs/out".into()],

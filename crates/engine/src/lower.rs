@@ -143,6 +143,7 @@ fn lower_build(
         working_dir: app.map(|_| "/app".to_owned()),
         app,
         network: true,
+        cache: builder.is_some(),
         tries: 1,
         ..plain_run()
     };
@@ -211,6 +212,7 @@ fn plain_run() -> Run {
         accept: Vec::new(),
         app: None,
         network: false,
+        cache: false,
         tries: 3,
         datum_timeout: None,
         job_timeout: None,

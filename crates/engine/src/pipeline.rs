@@ -96,6 +96,8 @@ pub struct Run {
     pub app: Option<Digest>,
     /// Whether steps see the machine's network.
     pub network: bool,
+    /// Whether steps see a directory that survives between them, named by `QUERN_CACHE`.
+    pub cache: bool,
     /// How often a datum is tried.
     pub tries: u32,
     /// Longest run of one try, milliseconds.
@@ -196,6 +198,7 @@ impl Canon for Run {
             v.digest("builder", app);
         }
         v.number("network", u64::from(self.network));
+        v.number("cache", u64::from(self.cache));
     }
 }
 

@@ -10,6 +10,7 @@ use quern_builds::{
     AbortCause, Build, BuildPolicy, DatasetBranch, Effect, Event, Facts, Head, JobIndex, JobSpecId, JobSpecs,
     JobState, LastBuilt, OutputQueues, PlanError, Request, Selection, SpecError, plan,
 };
+use quern_core::event::Counts;
 use quern_core::port::{Ids, MetaRead, MetaWrite, PortError, Scan, Table};
 use quern_core::{Id, Timestamp, Version};
 use serde::Serialize;
@@ -158,7 +159,7 @@ impl<'a> Scheduler<'a> {
             inputs,
             output: None,
             unchanged: false,
-            counts: quern_core::event::Counts::default(),
+            counts: Counts::default(),
             restarts: 0,
             logic: None,
         };
@@ -304,6 +305,7 @@ impl<'a> Scheduler<'a> {
         let spec = done.plan.spec.0.clone();
         put(self.w, LAST, &spec, &last)?;
         self.settle_planned(build, job, &last)?;
+        let before = done.before.as_ref().map(|before| before.job);
         let id = build.jobs()[index(job)].id;
         if let Some(mut record) = job::get(self.w.as_read(), id)? {
             record.inputs.clone_from(&last.inputs);
@@ -313,6 +315,10 @@ impl<'a> Scheduler<'a> {
             if kept {
                 record.started = record.started.or(Some(self.now));
                 record.unchanged = true;
+                // It did not even look for its datums: they are those of the job whose output it keeps.
+                let kept = before.map(|before| job::get(self.w.as_read(), before)).transpose()?.flatten();
+                let total = kept.map_or(0, |kept| kept.counts.total);
+                record.counts = Counts { skipped: total, total, ..Counts::default() };
             }
             job::put(self.w, &mut record)?;
         }

@@ -17,6 +17,7 @@ use quern_spec::source::{SourceText, Span};
 use quern_store::import::{Import, ImportOptions, Importer, Kind, Links};
 
 use crate::builders::Builder;
+use crate::images::host;
 use crate::lower::{Context, Lowered, Source, lower};
 use crate::pipeline::{self, Pipeline};
 use crate::schedule::{ScheduleError, Scheduler};
@@ -249,6 +250,17 @@ impl Desk<'_> {
     fn check_images(&self, spec: &spec::Pipeline, lowered: &Lowered, diagnostics: &mut Diagnostics) {
         let twin = lowered.build.as_ref().map(|(twin, _)| &twin.run.image);
         let images: BTreeSet<&String> = std::iter::once(&lowered.main.run.image).chain(twin).collect();
+        if let Some((twin, Source { builder: Some(builder), .. })) = &lowered.build
+            && twin.run.image == "host"
+        {
+            let missing = host::missing(&builder.requires);
+            if !missing.is_empty() {
+                let message =
+                    format!("the {} builder needs {} on this machine", builder.language, missing.join(", "));
+                let help = "install it where image `host` shows it (/usr, /bin), or set `[builders.<language>] image`";
+                diagnostics.push(Diagnostic::error("missing-program", spec.name.span, message).help(help));
+            }
+        }
         for image in images {
             if let Err(error) = self.images.resolve(image, &Platform::current()) {
                 let named = spec.transform.iter().flat_map(|t| t.image().into_iter());
@@ -396,7 +408,8 @@ fn check_inputs(
 }
 
 fn fail_on_errors(diagnostics: &Diagnostics, source: &SourceText) -> Result<(), SubmitError> {
-    const NAMES: [&str; 5] = ["exists", "no-repo", "no-path", "unknown-builder", "unknown-image"];
+    const NAMES: [&str; 6] =
+        ["exists", "no-repo", "no-path", "unknown-builder", "unknown-image", "missing-program"];
     if !diagnostics.has_errors() {
         return Ok(());
     }

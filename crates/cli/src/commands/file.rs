@@ -5,7 +5,6 @@ use std::io::{self, Read, Write as _};
 use std::path::{Component, Path};
 
 use quern_catalog::{Catalog, FileError, FileInfo, PathPattern, PutMode, PutOptions, Ref, Written};
-use quern_core::port::Blobs;
 use quern_core::{Entry, TreePath};
 use quern_engine::datums::Pattern;
 use quern_spec::glob::{Compat, Glob};
@@ -99,7 +98,7 @@ fn read_source(home: &Home, source: &str, recursive: bool) -> Result<Entry, Fail
             )));
         }
         let options = ImportOptions { links: Links::FollowFiles, filter: None, lane: "put" };
-        let import = home.importer().import(path, &options).map_err(|e| Failure::input(e.to_string()))?;
+        let import = home.importer()?.import(path, &options).map_err(|e| Failure::input(e.to_string()))?;
         return Ok(Entry::Dir(import.tree));
     }
     if !metadata.is_file() {
@@ -273,8 +272,10 @@ impl From<FileError> for Failure {
 
 impl Home {
     /// Reads directories, remembering what it saw.
-    pub fn importer(&self) -> Importer {
-        let blobs: std::sync::Arc<dyn Blobs> = std::sync::Arc::clone(self.store.blobs()) as _;
-        Importer::new(blobs, self.store.layout().imports(), 0)
+    ///
+    /// # Errors
+    /// If the state folder cannot be read.
+    pub fn importer(&self) -> Result<Importer, Failure> {
+        Ok(Importer::of(&self.store)?)
     }
 }

@@ -102,7 +102,7 @@ pub fn dry_plan(home: &Home, file: &str) -> Result<Vec<(String, quern_catalog::D
 /// Runs `f` with what submissions need.
 fn with_desk<T>(home: &Home, f: impl FnOnce(&Desk<'_>) -> Result<T, Failure>) -> Result<T, Failure> {
     let images = home.images()?;
-    let importer = home.importer();
+    let importer = home.importer()?;
     let builder_images = home.config.builder_images();
     let desk = Desk {
         records: &home.records,

@@ -57,33 +57,31 @@ pub fn prune(home: &Home, args: &Prune) -> Result<(), Failure> {
 }
 
 /// `doctor`
-pub fn doctor(home: &Home) -> Result<(), Failure> {
+pub fn doctor(home: &Home, mend: bool) -> Result<(), Failure> {
+    let checked = home.store.check_up(mend)?;
     let executor = home.executor()?;
     let usage = home.store.disk_usage()?;
     print::raw(
         format!("state folder  {} ({})\n", home.store.layout().root().display(), size(usage.total_bytes()))
             .as_bytes(),
     )?;
+    let bad = checked.damaged.len() + checked.databases.len();
+    let state = match (bad, mend) {
+        (0, _) => "whole".to_owned(),
+        (_, true) => format!("{bad} damaged and put aside; what needs them is made again"),
+        (_, false) => format!("{bad} damaged; `quern doctor --mend` puts them aside"),
+    };
+    print::raw(format!("content       {} blobs, {state}\n", checked.blobs.count).as_bytes())?;
     executor.check().map_err(|e| Failure::new(Kind::Machine, format!("sandboxes cannot be made: {e}")))?;
     print::raw(b"sandboxes     can be made\n")?;
-    let mut missing = Vec::new();
     for language in quern_engine::builders::languages() {
-        let builder = quern_engine::builders::shipped(language).expect("it is in the list");
-        let absent: Vec<&str> =
-            builder.requires.iter().map(String::as_str).filter(|program| !on_host(program)).collect();
+        let Some(builder) = quern_engine::builders::shipped(language) else { continue };
+        let absent = quern_engine::images::host::missing(&builder.requires);
         let state =
             if absent.is_empty() { "ready".to_owned() } else { format!("needs {}", absent.join(", ")) };
         print::raw(format!("builder {language:<6}{state} (on image host)\n").as_bytes())?;
-        missing.extend(absent);
     }
     Ok(())
-}
-
-/// Whether a program is where image `host` has its programs.
-fn on_host(program: &str) -> bool {
-    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/go/bin"]
-        .iter()
-        .any(|folder| std::path::Path::new(folder).join(program).exists())
 }
 
 /// Cleans up a little at the end of a command.
