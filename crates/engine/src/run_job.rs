@@ -233,6 +233,7 @@ impl Work<'_> {
             Some(end) => Ok(end),
             None if counts.failed > 0 => {
                 base.older = base.older.updated(&[], added);
+                base.lines = Some(common.lines.clone());
                 let known = base.save(blobs, common.logic)?;
                 Ok(End::Failed { reason: failed, counts, known: Some(known) })
             }
