@@ -27,6 +27,8 @@ mod index;
 mod live;
 mod look;
 mod share;
+#[cfg(test)]
+mod simulation;
 
 use std::any::Any;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -200,6 +202,8 @@ pub(crate) struct Core {
     fresh: Vec<VertexId>,
     /// Live vertices that stand apart from their digest because they ignore the cache.
     apart: usize,
+    /// Some vertices may do each other's work, for different outputs.
+    tangled: bool,
 }
 
 impl Core {
@@ -225,6 +229,7 @@ impl Core {
             deps: Vec::new(),
             fresh: Vec::new(),
             apart: 0,
+            tangled: false,
         }
     }
 
@@ -297,6 +302,7 @@ impl Core {
             for vertex in state.held {
                 self.release(vertex);
             }
+            self.untangle();
         }
     }
 

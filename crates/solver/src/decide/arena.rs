@@ -92,6 +92,10 @@ impl<T> Arena<T> {
         value
     }
 
+    pub(crate) fn contains(&self, id: Id<T>) -> bool {
+        self.slots.get(id.0 as usize).is_some_and(Option::is_some)
+    }
+
     pub(crate) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
         self.slots.get_mut(id.0 as usize)?.as_mut()
     }

@@ -19,7 +19,7 @@ use crate::progress::{Change, Finish};
 use crate::result::SharedResult;
 
 use super::call::Progress;
-use super::edge::{EdgeState, Level};
+use super::edge::{EdgeState, Level, Work};
 use super::{Core, EdgeId, Effect, JobId, JobState, Owner, VertexId};
 
 /// A live vertex.
@@ -43,6 +43,8 @@ pub(crate) struct Live {
     pub(crate) maps_done: bool,
     pub(crate) map: Progress<()>,
     pub(crate) exec: Progress<Arc<[SharedResult]>>,
+    /// Edges of other vertices were merged into its own.
+    pub(crate) serves_others: bool,
     /// True while a running exec takes up room.
     pub(crate) has_slot: bool,
     /// What most vertices do without.
@@ -279,6 +281,7 @@ impl Core {
             maps_done: false,
             map: Progress::Idle,
             exec: Progress::Idle,
+            serves_others: false,
             has_slot: false,
             rare: None,
         });
@@ -377,7 +380,59 @@ impl Core {
     /// A call of the vertex has ended. The vertex may be gone after this.
     pub(super) fn call_ends(&mut self, vertex: VertexId) {
         self.vertices[vertex].calls -= 1;
+        let last = self.vertices[vertex].calls == 0;
         self.release(vertex);
+        if last {
+            self.untangle();
+        }
+    }
+
+    /// Vertices that do each other's work keep each other alive; counting references does not see
+    /// that nobody else does. Only where that can be, what jobs and calls need is traced.
+    pub(super) fn untangle(&mut self) {
+        if !self.tangled {
+            return;
+        }
+        let held = self.jobs.values().flat_map(|job| job.held.iter().copied()).collect();
+        let wanted = self.reachable(held);
+        let calling = self.vertices.iter().filter(|(_, live)| live.calls > 0).map(|(id, _)| id);
+        let kept = self.reachable(calling.chain(wanted.iter().copied()).collect());
+        for vertex in self.vertices.ids() {
+            if !wanted.contains(&vertex) && self.vertices.contains(vertex) {
+                self.forget_name(vertex);
+            }
+            if !kept.contains(&vertex) && self.vertices.contains(vertex) {
+                self.cut_merges(vertex);
+            }
+        }
+        self.tangled = self.edges.iter().any(|(_, edge)| edge.merged_into().is_some());
+    }
+
+    fn reachable(&self, mut open: Vec<VertexId>) -> BTreeSet<VertexId> {
+        let mut seen: BTreeSet<VertexId> = open.iter().copied().collect();
+        while let Some(vertex) = open.pop() {
+            for next in self.references(vertex) {
+                if seen.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        seen
+    }
+
+    fn cut_merges(&mut self, vertex: VertexId) {
+        let unwanted = self.vertices[vertex].unwanted;
+        let mut targets = Vec::new();
+        for edge in self.edges_of(vertex) {
+            if let Some(into) = self.edges[edge].merged_into() {
+                self.edges[edge].work = Work::Idle;
+                targets.push(self.edges[into].vertex);
+            }
+        }
+        for target in targets {
+            self.vertices[target].shadows -= u32::from(unwanted);
+            self.release(target);
+        }
     }
 
     fn forget_name(&mut self, vertex: VertexId) {
