@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod verbs;
 pub use verbs::{
     Build, Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, JobFilter, List,
-    Logs, PipelineSpec, Prune, Put, PutFile, RepoSpec, Run, Start, Stop, Update, Why,
+    Logs, Prune, Put, PutFile, RepoSpec, Run, Start, Stop, Update, Why,
 };
 
 /// Builds code, data and models incrementally, on one content-addressed graph.
