@@ -9,6 +9,7 @@
 pub mod builders;
 mod commits;
 pub mod datums;
+pub mod delete;
 pub mod downstream;
 pub mod driver;
 pub mod explain;

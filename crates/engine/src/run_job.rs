@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use quern_builds::{Event, Head, JobFailure, JobIndex, JobState};
+use quern_builds::{AbortCause, Event, Head, JobFailure, JobIndex, JobState};
 use quern_catalog::datum::PlannedDatum;
 use quern_catalog::merge::{Merged, OutputChange, merge, remerge};
 use quern_catalog::{Change, Content, DatumDifference, Datums, MergePolicy, difference};
@@ -88,6 +88,24 @@ impl Runner {
         });
         if let Err(error) = recorded {
             self.sink.emit(Shown::Warning { message: format!("job {id}: {error}") });
+            self.give_up(build, index, id, &error.to_string());
+        }
+    }
+
+    /// Ends a job that cannot even be begun or recorded, so that the loop does not try for ever. If that fails too, the store
+    /// is in trouble and the loop finds out by itself.
+    fn give_up(&self, build: Id, index: JobIndex, id: Id, reason: &str) {
+        let (now, me, ids) = (self.records.clock.now(), &self.records.owner, &*self.records.ids);
+        let given_up = port::write(&*self.records.meta, |w| {
+            if let Some(mut job) = job::get(w.as_read(), id)? {
+                reason.clone_into(&mut job.reason);
+                job::put(w, &mut job)?;
+            }
+            let event = Event::AbortJob { job: index, cause: AbortCause::Requested };
+            Scheduler::new(w, ids, me, now).on(build, &event)
+        });
+        if let Err(error) = given_up {
+            self.sink.emit(Shown::Warning { message: format!("job {id}: {error}") });
         }
     }
 
@@ -103,7 +121,8 @@ impl Runner {
             let holder = lease::holder(w.as_read(), &build.to_string(), me, now)?;
             let stored = job::get(w.as_read(), id)?;
             let Some(mut job) = stored.filter(|_| holder.as_ref() == Some(me)) else { return Ok(None) };
-            let Some(pipeline) = pipeline::get(w.as_read(), &job.pipeline)? else { return Ok(None) };
+            let pipeline = pipeline::get(w.as_read(), &job.pipeline)?
+                .ok_or_else(|| PortError::Other(format!("pipeline `{}` was deleted", job.pipeline)))?;
             Scheduler::new(w, ids, me, now).on(build, &Event::Started { job: index })?;
             job.state = State::Running;
             job.started = job.started.or(Some(now));

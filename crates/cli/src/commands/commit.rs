@@ -98,9 +98,5 @@ pub fn inspect(home: &Home, commit: &str) -> Result<(), Failure> {
 /// `delete commit`
 pub fn delete(home: &Home, commit: &str) -> Result<(), Failure> {
     let target: Ref = commit.parse()?;
-    home.catalog().write(|change| {
-        let commit = change.view().resolve(&target)?;
-        change.delete_commit(commit.id).map(|_| ())
-    })?;
-    home.advance()
+    Ok(quern_engine::delete::commit(&home.records, &target)?)
 }
