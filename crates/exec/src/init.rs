@@ -15,8 +15,9 @@ use rustix::process::{
     pivot_root, set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, umask, wait,
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::filter::Filter;
@@ -66,7 +67,7 @@ pub(crate) struct Sandbox<'a> {
     pub covered: Covered,
     /// Whether all this happens in a user namespace with one user.
     pub in_user_namespace: bool,
-    /// What the memory killer thought of the launcher before it was protected, if it is.
+    /// What the memory killer is to think of the step, if there is one.
     pub memory_score: Option<&'a str>,
     /// Takes one [`Report`] as JSON; its other end closes when the launcher dies.
     pub report: OwnedFd,
@@ -140,7 +141,8 @@ impl Sandbox<'_> {
     /// The parent-death signal, and a look whether the parent died before it was set.
     fn die_with_launcher(&self) -> Result<(), Refusal> {
         if let Some(score) = self.memory_score {
-            fs::write(MEMORY_SCORE, score).doing("giving up the launcher's protection")?;
+            fs::write(MEMORY_SCORE, score)
+                .doing("offering the step to the memory killer before its launcher")?;
         }
         set_parent_process_death_signal(Some(Signal::KILL)).doing("binding the sandbox to its launcher")?;
         let mut ends = [PollFd::new(&self.report, PollFlags::empty())];
@@ -216,7 +218,9 @@ impl Sandbox<'_> {
             }
         }
         clear_ambient_capability_set().doing("dropping capabilities")?;
-        let sets = CapabilitySets { effective: KEPT, permitted: KEPT, inheritable: CapabilitySet::empty() };
+        // A launcher that lacks some itself, as root of a container may, hands on what it has.
+        let kept = KEPT & capabilities(None).doing("reading capabilities")?.permitted;
+        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
         set_capabilities(None, sets).doing("dropping capabilities")?;
         set_no_new_privs(true).doing("renouncing new privileges")?;
         self.filter.apply()

@@ -127,11 +127,14 @@ struct Launcher {
 }
 
 /// Keeps the memory killer away from this process, which shares its group with steps that have limits; gives the
-/// score it had. Only root may.
+/// score for steps. Where it may not lower its own score, steps get a higher one. None if there is no such killer.
 fn protect_from_memory_killer() -> Option<String> {
-    let before = fs::read_to_string(MEMORY_SCORE).ok()?;
-    fs::write(MEMORY_SCORE, "-1000").ok()?;
-    Some(before.trim().to_owned())
+    const NEVER: &str = "-1000";
+    const RATHER: i32 = 500;
+    let before: i32 = fs::read_to_string(MEMORY_SCORE).ok()?.trim().parse().ok()?;
+    let protected = fs::write(MEMORY_SCORE, NEVER).is_ok();
+    let score = if protected { before } else { before.saturating_add(RATHER).min(1000) };
+    Some(score.to_string())
 }
 
 impl Launcher {

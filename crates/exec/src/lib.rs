@@ -16,8 +16,16 @@
 //! several times the step; the launcher also keeps everything that steps share, so that a sandbox costs little
 //! more than the kernel's work. Refused: pooled sandboxes that run one step after another (state leaks).
 //!
-//! Limits: Linux 5.14 or newer. An ordinary user can run steps as root of the sandbox only. There is no `/sys`.
-//! A step's user root has no capability over anything but its own files and processes; see `init.rs`.
+//! What keeps a step in: namespaces (mount, pid, ipc, uts, cgroup, network), a read-only root, no new privileges, few
+//! capabilities (`init.rs`), a system call filter (`filter.rs`), a read-only `/proc`, control groups where they are
+//! usable and resource limits where not (`groups.rs`). Nothing of it needs the step's cooperation to end: killing
+//! the first process of the sandbox ends all others, and the kernel kills that one with its launcher.
+//!
+//! Limits: Linux 5.14 or newer. An ordinary user can run steps as root of the sandbox only, which is that user
+//! outside. There is no `/sys` and no limit of disk space. Without control groups, limits of memory hold for each
+//! process rather than for the step, memory limits end a program by its own reaction rather than as
+//! [`quern_core::port::Exit::OutOfMemory`], and processor time is not limited. A step that is root can leave
+//! setuid files in an output directory: keep the folder of those directories closed to other users.
 
 mod filter;
 mod groups;

@@ -24,7 +24,7 @@ const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 /// Files of /proc that tell about the machine and cannot be made harmless by being read-only.
 const MASKED: [&str; 3] = ["/proc/kcore", "/proc/keys", "/proc/timer_list"];
 /// What finds names on the machine's network.
-const NAME_SERVICE: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+pub(crate) const NAME_SERVICE: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Opens the directories to be shown, in the order of the mounts.
 pub(crate) fn open_sources(mounts: &[Placed]) -> Result<Vec<Source>, Refusal> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use quern_core::port::{Images, InlineEntry, Presented, RootLayout, Workspace};
 use quern_core::step::{Attempt, Mount, Network, Platform, Step};
 
+use crate::mounts::NAME_SERVICE;
 use crate::order::{File, Limits, Order, Placed, Point, Root, Span, What};
 use crate::refusal::ExecError;
 
@@ -108,9 +109,13 @@ fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {
     let step = attempt.step.as_ref();
     let mut env = step.env.clone();
     env.extend(attempt.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+    let mut points = points(&mounts, &step.cwd);
+    if step.network == Network::Host && matches!(root, Root::Layers(_)) {
+        points.extend(NAME_SERVICE.map(|path| Point { path: path.to_owned(), file: true }));
+    }
     Order {
         root,
-        points: points(&mounts, &step.cwd),
+        points,
         make_cwd: holder(&mounts, &step.cwd) == Some(Holder::Memory),
         mounts,
         argv: step.argv.clone(),

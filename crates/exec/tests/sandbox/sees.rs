@@ -153,6 +153,14 @@ fn the_machines_network_on_request(lab: &Lab) {
         };
         assert_eq!(seen, expected);
     }
+    for image in [BUSYBOX, HOST] {
+        let mut step = step(image, &["cat", "/etc/hosts"]);
+        step.network = Network::Host;
+        let machine = fs::read_to_string("/etc/hosts").unwrap();
+        // The prepared /etc of the machine's own root has no such file here, and gets none.
+        let ran = lab.run(step).unwrap();
+        assert_eq!(ran.on(Stream::Stdout), if image == BUSYBOX { machine.trim_end() } else { "" });
+    }
 }
 
 fn its_own_names_and_processes(lab: &Lab) {
