@@ -76,7 +76,8 @@ impl Runner {
     ) -> Result<(), DriveError> {
         loop {
             let active = self.take_over(hands)?;
-            for (build, index, id) in self.ready(hands)? {
+            let ready = if stop.is_set() { Vec::new() } else { self.ready(hands)? };
+            for (build, index, id) in ready {
                 let cancel = CancelToken::new();
                 hands.running.insert(id, cancel.clone());
                 let ended = ended.clone();
