@@ -114,6 +114,7 @@ fn a_failure_aborts_what_depends_on_it_and_nothing_else() {
     after(build, &[locked(J0), locked(J1), locked(J2), started(J0), started(J2)]);
     assert_eq!(after(build, &[failed(J0, false)]), "drop 0, drop 1");
     assert_eq!(states(build), ["FAILED", "ABORTED", "RUNNING"]);
+    assert!(build.jobs().iter().all(|job| !job.changed_something() && job.remembered().is_none()));
     let JobState::Aborted { cause, .. } = build.job(J1).unwrap().state() else { panic!() };
     assert_eq!(*cause, AbortCause::Upstream { job: J0 });
     assert_eq!(after(build, &[completed(J2, "x", "x")]), "finish 2, close Failed");
@@ -158,6 +159,15 @@ fn a_lost_worker_is_no_failure_but_not_for_ever() {
         assert_eq!(after(build, &lost), format!("run 0.{n}"));
     }
     assert_eq!(after(build, &lost), "drop 0, close Failed");
+    let build = &mut simple(&["a > b"]);
+    after(build, &[locked(J0)]);
+    let mut effects = Vec::new();
+    for _ in 0..10 {
+        after(build, &[started(J0)]);
+        effects = build.resume(Timestamp(1)).unwrap();
+    }
+    assert_eq!(effects.iter().map(effect).collect::<Vec<_>>(), ["drop 0", "close Failed"]);
+    assert_eq!(build.closed(), Some(Timestamp(1)));
 }
 
 #[test]

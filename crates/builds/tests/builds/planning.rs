@@ -219,6 +219,15 @@ fn staleness_of_one_spec() {
 }
 
 #[test]
+fn an_input_read_twice_is_one_reason() {
+    let specs = specs(&["a a > b"]);
+    let mut world = World::fresh(&specs);
+    world.heads.insert(branch("a"), head(2, "a2"));
+    let plan = world.plan(&specs, &Request::of(Selection::All)).unwrap();
+    assert_eq!((plan.jobs[0].reasons.len(), plan.jobs[0].inputs.len()), (1, 1));
+}
+
+#[test]
 fn kinds_of_freshness() {
     let check = |text: &str, freshness, force, expected: &str| {
         let mut spec = spec(text);

@@ -23,6 +23,7 @@ fn list(shop: &Shop, input: &DatumInput<'_>) -> Vec<String> {
         .map(|d| d.leaves.iter().map(|l| format!("{}:{}", l.input, l.path)).collect::<Vec<_>>().join(" "))
         .collect();
     assert_eq!(lines.len() as u64, datums.len());
+    assert_eq!(lines.is_empty(), datums.is_empty());
     lines
 }
 

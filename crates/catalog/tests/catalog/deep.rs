@@ -55,6 +55,7 @@ fn nothing_gets_deeper_by_copying() {
     let error = shop.catalog().copy((&at, &path("/a")), (&at, &below), &PutOptions::default()).unwrap_err();
     assert!(matches!(error, FileError::Trees(TreesError::Depth(_))), "{error}");
     let deeper = format!("{}/b/c", bottom());
+    assert!(matches!(place(&shop.blobs, &path(&deeper), &shop.file("1")), Err(TreesError::Depth(_))));
     let error = shop.try_put("r@b", &[(&deeper, "1")], &PutOptions::default()).unwrap_err();
     assert!(matches!(error, FileError::Trees(TreesError::Depth(_))), "{error}");
 }

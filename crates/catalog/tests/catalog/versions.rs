@@ -139,6 +139,11 @@ fn an_output_is_unreadable_until_it_is_finished() {
         shop.catalog().write(|c| c.start_output_commit(&mid, &[first], Id::from_bytes([1; 16]))).unwrap();
     let error = shop.catalog().readable(&shop.at("mid@out")).unwrap_err();
     assert!(matches!(error, VersionError::NotFinished(id) if id == open.id));
+    let written = shop.catalog().write(|c| c.commit(&mid, Content::empty(), ""));
+    assert!(
+        matches!(written, Err(VersionError::OutputBranch(_))),
+        "users do not write into a job's open commit"
+    );
     let second = shop.catalog().write(|c| c.start_output_commit(&mid, &[first], Id::from_bytes([2; 16])));
     assert!(matches!(second, Err(VersionError::HeadIsOpen { .. })), "the open commit is the lock");
     let before = shop.catalog().read(|v| v.finished_head(&mid)).unwrap().unwrap();
