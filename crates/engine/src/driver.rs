@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use quern_builds::{Event, JobIndex, JobState};
 use quern_core::Id;
-use quern_core::port::{self, Cancel, MetaRead, PortError};
+use quern_core::port::{self, Cancel, MetaRead, MetaWrite, PortError};
 use quern_solver::CancelToken;
 
+use crate::job::{self, State};
 use crate::schedule::{self, ScheduleError, Scheduler};
 use crate::{Runner, lease};
 
@@ -60,9 +61,8 @@ impl Runner {
             hands.running.values().for_each(CancelToken::cancel);
             driven
         });
-        let released = port::write(&*self.records.meta, |w| {
-            hands.builds.keys().try_for_each(|build| lease::release(w, &build.to_string()))
-        });
+        let released =
+            port::write(&*self.records.meta, |w| hands.builds.keys().try_for_each(|build| let_go(w, *build)));
         driven.and(released.map_err(DriveError::Store))
     }
 
@@ -194,4 +194,15 @@ impl Runner {
             scheduler.advance().map(|_| ())
         })
     }
+}
+
+/// Gives a build back for others to take over. Nobody is at its jobs now.
+fn let_go(w: &mut dyn MetaWrite, id: Id) -> Result<(), PortError> {
+    for job in schedule::build(w.as_read(), id)?.iter().flat_map(|build| build.jobs()) {
+        if let Some(mut record) = job::get(w.as_read(), job.id)?.filter(|job| job.state == State::Running) {
+            record.state = State::Starting;
+            job::put(w, &mut record)?;
+        }
+    }
+    lease::release(w, &id.to_string())
 }

@@ -356,11 +356,12 @@ impl Work<'_> {
         missing: &[PlannedDatum],
         (counts, journal): (&mut Counts, &Sender<(Digest, DatumRecord)>),
     ) -> Result<(Vec<(Digest, ContentRef)>, String), datums::PlanError> {
-        let name = format!("job {} attempt {}", self.job.id, self.job.restarts);
-        let solver_job = self.runner.solver.job(name).map_err(|e| PortError::Other(e.to_string()))?;
         let chunk = self.pipeline.run.parallelism.map_or(CHUNK, |n| (n as usize).clamp(1, CHUNK));
         let (mut outputs, mut reason) = (Vec::with_capacity(missing.len()), String::new());
-        for chunk in missing.chunks(chunk) {
+        for (number, chunk) in missing.chunks(chunk).enumerate() {
+            // A job of its own for each chunk: what is done is let go.
+            let name = format!("job {} attempt {} chunk {number}", self.job.id, self.job.restarts);
+            let solver_job = self.runner.solver.job(name).map_err(|e| PortError::Other(e.to_string()))?;
             let (graph, edges, labels) = self.graph(common, datums, chunk)?;
             solver_job.build_all(&graph, &edges, self.cancel, |i, result| {
                 let datum = &chunk[i];
