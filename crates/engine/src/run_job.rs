@@ -18,7 +18,7 @@ use quern_catalog::{Change, Content, DatumDifference, Datums, MergePolicy, diffe
 use quern_core::event::{Counts, Event as Shown, StepStatus, Stream};
 use quern_core::port::{self, PortError};
 use quern_core::step::Platform;
-use quern_core::{ContentRef, Digest, Id, canon};
+use quern_core::{ContentRef, Digest, Id, Tree, canon};
 use quern_solver::{CancelToken, Graph, GraphBuilder, Input, SolveError, Vertex, VertexError};
 
 use crate::datums::{self, Common};
@@ -224,6 +224,8 @@ impl Work<'_> {
     fn run(&self) -> Result<End, datums::PlanError> {
         let records = &self.runner.records;
         let blobs = &*records.blobs;
+        // The empty tree is named by records that never put it.
+        blobs.put(&Tree::default().encode())?;
         let image = self.runner.images.resolve(&self.pipeline.run.image, &Platform::current())?;
         let trees = port::read(&*records.meta, |r| datums::trees(r, &self.job.inputs))?;
         let common = Common::new(blobs, &self.pipeline, &image, &trees, self.job.id)?;

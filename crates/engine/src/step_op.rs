@@ -229,6 +229,12 @@ impl CacheResultStorage for StepResults {
         self.blobs.contains(&result.output.digest).map_err(CacheError::storage)
     }
 
+    /// What was pruned is noticed when it is loaded, and made again; to ask for each of a hundred thousand results
+    /// whenever the cache is opened would cost more than all of them are worth.
+    fn may_lose(&self) -> bool {
+        false
+    }
+
     fn size(&self, result: &CacheResult) -> u64 {
         decode(&result.id).map_or(0, |result| result.output.size)
     }

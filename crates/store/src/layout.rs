@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::OpenError;
@@ -73,7 +74,9 @@ impl Layout {
             let path = path.to_owned();
             move |source| OpenError::io(&path, source)
         };
-        fs::create_dir_all(&self.root).map_err(failed(&self.root))?;
+        // Steps may leave files with odd owners and modes in here; nobody else is to get at them.
+        let mut maker = fs::DirBuilder::new();
+        maker.recursive(true).mode(0o700).create(&self.root).map_err(failed(&self.root))?;
         self.refuse_foreign_files()?;
         self.make_directories()?;
         let path = self.root.join(FORMAT_FILE);
