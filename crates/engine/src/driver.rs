@@ -198,7 +198,7 @@ impl Runner {
 
 /// Gives a build back for others to take over. Nobody is at its jobs now.
 fn let_go(w: &mut dyn MetaWrite, id: Id) -> Result<(), PortError> {
-    for job in schedule::build(w.as_read(), id)?.iter().flat_map(|build| build.jobs()) {
+    for job in schedule::build(w.as_read(), id)?.iter().flat_map(quern_builds::Build::jobs) {
         if let Some(mut record) = job::get(w.as_read(), job.id)?.filter(|job| job.state == State::Running) {
             record.state = State::Starting;
             job::put(w, &mut record)?;
