@@ -8,7 +8,7 @@ mod combined;
 mod durable;
 mod inline;
 mod keyed;
-mod memory;
+pub(crate) mod memory;
 mod storage;
 
 use std::sync::Arc;
@@ -157,7 +157,7 @@ pub trait CacheManager: Send + Sync {
     }
 
     /// The storages behind the cache, main part first; what an export walks.
-    fn stores(&self) -> Vec<&KeyedCache>;
+    fn stores(&self) -> Vec<KeyedCache>;
 
     /// Whether the cache still expects answers from elsewhere.
     fn readiness(&self) -> Readiness {

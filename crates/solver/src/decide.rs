@@ -303,6 +303,7 @@ impl Core {
                 self.release(vertex);
             }
             self.untangle();
+            self.combined.retain(|_, cache| Arc::strong_count(cache) > 1);
         }
     }
 

@@ -52,17 +52,31 @@ impl KeyId {
 
     /// Mints the id of a key with inputs.
     fn merkle(digest: &Digest, output: i64, inputs: usize, names: &[(u32, CacheKeyWithSelector)]) -> Self {
+        let first = |names: &[(u32, CacheKeyWithSelector)]| {
+            let (input, name) = &names[0];
+            (*input, name.key.key.id(), name.selector())
+        };
+        let firsts = names.chunk_by(|a, b| a.0 == b.0).map(first);
+        Self::minted(&Self::root(digest, output, KeyScope::Shared), inputs, firsts)
+    }
+
+    /// Mints the id of a key with inputs from what names its operation, and the first name of
+    /// each input.
+    pub(crate) fn minted(
+        operation: &Self,
+        inputs: usize,
+        firsts: impl Iterator<Item = (u32, Self, Option<Digest>)>,
+    ) -> Self {
         let mut hash = DigestWriter::new();
         hash.update(b"quern.key.v1\0");
-        hash.update(digest.as_bytes());
-        hash.update(&output.to_le_bytes());
+        // Folded, as exports name an operation: an imported key gets the id it had.
+        hash.update(operation.0.as_bytes());
         hash.update(&(inputs as u64).to_le_bytes());
-        for alternatives in names.chunk_by(|a, b| a.0 == b.0) {
-            let (input, first) = &alternatives[0];
+        for (input, id, selector) in firsts {
             hash.update(&input.to_le_bytes());
-            hash.update(&[u8::from(first.selector.is_some())]);
-            hash.update(first.key.key.id().0.as_bytes());
-            if let Some(selector) = &first.selector {
+            hash.update(&[u8::from(selector.is_some())]);
+            hash.update(id.0.as_bytes());
+            if let Some(selector) = &selector {
                 hash.update(selector.as_bytes());
             }
         }

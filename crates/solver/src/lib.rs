@@ -11,6 +11,7 @@
 //! The solver knows no files, containers or networks. What a result is, is up to the embedder.
 
 mod cache;
+mod cacheconfig;
 mod cancel;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -34,10 +35,14 @@ pub use cache::{
     CombinedCache, FileKeyStorage, InMemoryKeyStorage, InMemoryResultStorage, InlineResultStorage,
     KeyedCache, LoadedResult, Query, QueryKey, Readiness, ResultCodec, Timestamp,
 };
+pub use cacheconfig::{
+    CacheBlobs, CacheChains, CacheConfigError, ImportedCache, LayerLoader, LayoutFolder, export_cache,
+    import_cache,
+};
 pub use cancel::CancelToken;
 pub use decide::Census;
 pub use error::{CacheError, JobError, OpError, Phase, SolveError, VertexError, VertexLabel};
-pub use explain::MissReason;
+pub use explain::{Difference, InputChange, MissReason};
 pub use export::{
     CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord, CacheExporterTarget,
     CacheLink, ConvertFn, Descriptor, Remote,

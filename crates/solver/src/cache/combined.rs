@@ -105,7 +105,7 @@ impl CacheManager for CombinedCache {
         record.source == 0 && self.main.loads_quickly(record)
     }
 
-    fn stores(&self) -> Vec<&KeyedCache> {
+    fn stores(&self) -> Vec<KeyedCache> {
         self.all().flat_map(|(_, cache)| cache.stores()).collect()
     }
 

@@ -23,6 +23,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use quern_core::Digest;
+
 use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult};
 use crate::error::CacheError;
 use crate::key::KeyId;
@@ -370,6 +372,20 @@ impl CacheKeyStorage for FileKeyStorage {
         let sources = self.state().table.sources(id);
         sources.into_iter().for_each(|(source, link)| visit(source, super::memory::folded(&link)));
         Ok(())
+    }
+
+    fn walk_leaving(
+        &self,
+        id: &KeyId,
+        visit: &mut dyn FnMut(CacheInfoLink, KeyId),
+    ) -> Result<(), CacheError> {
+        let leaving = self.state().table.leaving_links(id);
+        leaving.into_iter().for_each(|(link, target)| visit(link, target));
+        Ok(())
+    }
+
+    fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
+        Ok(self.state().table.knows_operation(digest))
     }
 
     fn sync(&self) -> Result<(), CacheError> {

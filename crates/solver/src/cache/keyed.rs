@@ -239,8 +239,8 @@ impl CacheManager for KeyedCache {
         self.results.loads_quickly()
     }
 
-    fn stores(&self) -> Vec<&KeyedCache> {
-        vec![self]
+    fn stores(&self) -> Vec<KeyedCache> {
+        vec![self.clone()]
     }
 }
 

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::cache::Timestamp;
+use quern_core::Digest;
+
 use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage};
 use crate::digest_map::DigestMap;
 use crate::error::CacheError;
@@ -92,6 +94,20 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         Ok(self.table().targets(id, link).contains(target))
     }
 
+    fn walk_leaving(
+        &self,
+        id: &KeyId,
+        visit: &mut dyn FnMut(CacheInfoLink, KeyId),
+    ) -> Result<(), CacheError> {
+        let leaving = self.table().leaving_links(id);
+        leaving.into_iter().for_each(|(link, target)| visit(link, target));
+        Ok(())
+    }
+
+    fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
+        Ok(self.table().knows_operation(digest))
+    }
+
     fn walk_backlinks(
         &self,
         id: &KeyId,
@@ -115,6 +131,8 @@ pub(crate) struct KeyTable {
     /// By which keys a result can be found.
     holders: HashMap<Arc<str>, Vec<KeyId>>,
     links: DigestMap<(KeyId, CacheInfoLink), Vec<KeyId>>,
+    /// How many entries of `links` each operation has.
+    operations: DigestMap<Digest, usize>,
 }
 
 #[derive(Default)]
@@ -122,8 +140,8 @@ struct Node {
     results: Vec<CacheResult>,
     /// What leads here.
     sources: Vec<(KeyId, CacheInfoLink)>,
-    /// How many links lead away from here.
-    leaving: usize,
+    /// What leads away from here.
+    leaving: Vec<CacheInfoLink>,
 }
 
 impl KeyTable {
@@ -155,19 +173,32 @@ impl KeyTable {
         self.nodes.get(id).map_or(&[], |node| &node.sources)
     }
 
+    /// What leads away from a key, and where to.
+    pub(crate) fn leaving_links(&self, id: &KeyId) -> Vec<(CacheInfoLink, KeyId)> {
+        let mut links = self.nodes.get(id).map(|node| node.leaving.clone()).unwrap_or_default();
+        links.sort_unstable();
+        links.dedup();
+        let with_targets =
+            |link: CacheInfoLink| self.targets(id, &link).iter().map(move |t| (link, *t)).collect::<Vec<_>>();
+        links.into_iter().flat_map(with_targets).collect()
+    }
+
+    pub(crate) fn knows_operation(&self, digest: &Digest) -> bool {
+        self.operations.contains_key(digest)
+    }
+
     pub(crate) fn leaving(&self, id: &KeyId) -> usize {
-        self.nodes.get(id).map_or(0, |node| node.leaving)
+        self.nodes.get(id).map_or(0, |node| node.leaving.len())
     }
 
     pub(crate) fn add_result(&mut self, id: &KeyId, result: CacheResult) {
-        let holders = self.holders.entry(Arc::clone(&result.id)).or_default();
-        if !holders.contains(id) {
-            holders.push(*id);
-        }
         let node = self.nodes.entry(*id).or_default();
         match node.results.iter_mut().find(|r| r.id == result.id) {
             Some(known) => *known = result,
-            None => node.results.push(result),
+            None => {
+                self.holders.entry(Arc::clone(&result.id)).or_default().push(*id);
+                node.results.push(result);
+            }
         }
     }
 
@@ -177,7 +208,10 @@ impl KeyTable {
             return;
         }
         targets.push(*target);
-        self.nodes.entry(*id).or_default().leaving += 1;
+        if targets.len() == 1 {
+            *self.operations.entry(link.digest).or_default() += 1;
+        }
+        self.nodes.entry(*id).or_default().leaving.push(*link);
         self.nodes.entry(*target).or_default().sources.push((*id, *link));
     }
 
@@ -204,7 +238,7 @@ impl KeyTable {
     fn release(&mut self, result: &str) {
         let mut open = self.drop_result(result);
         while let Some(id) = open.pop() {
-            let idle = |node: &Node| node.results.is_empty() && node.leaving == 0;
+            let idle = |node: &Node| node.results.is_empty() && node.leaving.is_empty();
             if self.nodes.get(&id).is_some_and(idle) {
                 open.extend(self.remove(&id).into_iter().map(|(source, _)| source));
             }
@@ -216,10 +250,18 @@ impl KeyTable {
             targets.retain(|t| t != target);
             if targets.is_empty() {
                 self.links.remove(&(*source, *link));
+                if let Some(count) = self.operations.get_mut(&link.digest) {
+                    *count -= 1;
+                }
+                if self.operations.get(&link.digest) == Some(&0) {
+                    self.operations.remove(&link.digest);
+                }
             }
         }
-        if let Some(node) = self.nodes.get_mut(source) {
-            node.leaving -= 1;
+        if let Some(node) = self.nodes.get_mut(source)
+            && let Some(place) = node.leaving.iter().position(|l| l == link)
+        {
+            node.leaving.swap_remove(place);
         }
     }
 }

@@ -124,6 +124,19 @@ pub trait CacheKeyStorage: Send + Sync {
         visit: &mut dyn FnMut(KeyId, CacheInfoLink),
     ) -> Result<(), CacheError>;
 
+    /// Visits every link that leaves a key; only explanations of misses ask this.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn walk_leaving(&self, id: &KeyId, visit: &mut dyn FnMut(CacheInfoLink, KeyId))
+    -> Result<(), CacheError>;
+
+    /// True if some link is for this operation; only explanations of misses ask this.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError>;
+
     /// Makes everything added so far survive a crash. Storages without a disk have nothing to do.
     ///
     /// # Errors

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 
-use crate::cache::{CacheManager as _, CacheRecord};
+use crate::cache::{CacheInfoLink, CacheManager as _, CacheRecord};
 use crate::error::{CacheError, VertexError};
-use crate::explain::MissReason;
+use crate::explain::{InputFacts, MissReason, explain};
 use crate::export::keys_of_result;
 use crate::key::{CacheKey, ExportableCacheKey};
 use crate::progress::{Change, Finish};
 use crate::result::{CachedResult, SharedResult};
 
 use super::call::Progress;
-use super::edge::{Content, Level, Work};
+use super::edge::{Content, Dep, Level, Work};
 use super::look::has_slow_step;
 use super::{Call, ContentCall, Core, EdgeId, Effect, VertexId};
 
@@ -105,12 +105,10 @@ impl Core {
                 return;
             }
             Progress::Idle => {
-                let reason = if self.vertices[vertex].ignores_cache() {
-                    MissReason::Ignored
-                } else {
-                    MissReason::NoRecord
-                };
-                self.report(vertex, Change::Missed(reason));
+                if !self.vertices[vertex].watchers().is_empty() {
+                    let reason = self.miss_reason(edge);
+                    self.report(vertex, Change::Missed(reason));
+                }
                 self.call_begins(vertex);
                 self.vertices[vertex].exec = Progress::Waiting;
                 self.slots.waiting.push_back(vertex);
@@ -119,6 +117,32 @@ impl Core {
         }
         self.edges[edge].work = Work::Executing;
         self.fill_slots();
+    }
+
+    /// Why nothing could be loaded for an edge.
+    fn miss_reason(&self, edge: EdgeId) -> MissReason {
+        let state = &self.edges[edge];
+        let live = &self.vertices[state.vertex];
+        if live.ignores_cache() {
+            return MissReason::Ignored;
+        }
+        if let tried @ 1.. = state.tried() {
+            return MissReason::SourceFailed { tried };
+        }
+        if !state.keys.is_empty() {
+            return MissReason::Evicted;
+        }
+        let of_dep = |(i, dep): (usize, &Dep)| InputFacts {
+            vertex: self.vertices[self.edges[live.inputs[i]].vertex].label(),
+            matched: !dep.matched.is_empty(),
+            compared: dep.content_key().is_some(),
+        };
+        let inputs = state.deps.iter().enumerate().map(of_dep).collect();
+        let (digest, output) = (live.maps[0].digest, i64::from(state.output));
+        let link = CacheInfoLink { input: 0, output, digest, selector: None };
+        let names = if state.deps.is_empty() { Vec::new() } else { self.names(edge) };
+        // A cache that cannot even answer this is a cache without a record.
+        explain(&**live.cache(), link, &names, inputs).unwrap_or(MissReason::NoRecord)
     }
 
     /// Starts execs as long as there is room.

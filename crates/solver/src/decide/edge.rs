@@ -202,6 +202,11 @@ impl EdgeState {
         self.rare.as_ref().map_or(&[], |rare| &rare.records)
     }
 
+    /// How many records could not be loaded.
+    pub(crate) fn tried(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.tried.len())
+    }
+
     pub(crate) fn learned(&self) -> &[(u32, CacheKeyWithSelector)] {
         self.rare.as_ref().map_or(&[], |rare| &rare.learned)
     }

@@ -73,7 +73,9 @@ impl Core {
     fn should_swap(&self, edge: EdgeId, other: EdgeId) -> bool {
         let vertex = self.edges[edge].vertex;
         let done_here = |e: &EdgeId| self.edges[self.find(*e)].vertex == vertex;
+        let other_vertex = &self.vertices[self.edges[other].vertex];
         matches!(self.edges[other].work, Work::Idle)
+            && !other_vertex.exec.is_under_way()
             && self.edges_of(self.edges[other].vertex).iter().any(done_here)
             && (!self.vertices[self.edges[other].vertex].ignores_cache()
                 || self.vertices[vertex].ignores_cache())

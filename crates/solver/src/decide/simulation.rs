@@ -156,7 +156,8 @@ impl Simulation {
                     if let Some(key) = self.program.definition_key(def) {
                         for output in self.core.executing(vertex) {
                             if let Some(other) = self.running.insert((key, output), vertex) {
-                                panic!("{} runs as {vertex:?} while it runs as {other:?}", def.label());
+                                let program = self.program.describe();
+                                panic!("{} runs as {vertex:?} and as {other:?} in{program}", def.label());
                             }
                         }
                     }

@@ -161,7 +161,7 @@ impl Walk<'_, '_> {
 
     fn remote(
         &self,
-        stores: &[&KeyedCache],
+        stores: &[KeyedCache],
         record: &CacheRecord,
         mode: CacheExportMode,
     ) -> Result<Option<Remote>, CacheError> {
@@ -229,7 +229,7 @@ impl Walk<'_, '_> {
 
 /// Other keys without inputs that have the same result: the other cache maps of a root.
 fn roots_of_result(
-    stores: &[&KeyedCache],
+    stores: &[KeyedCache],
     record: &CacheRecord,
     but: KeyId,
 ) -> Result<Vec<KeyId>, CacheError> {

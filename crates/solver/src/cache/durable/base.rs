@@ -256,6 +256,12 @@ impl Base {
         (self.u32(at)..self.u32(at + 4)).map(|number| self.link(number))
     }
 
+    /// The digests of all operations and selectors of links.
+    pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
+        let table = &self.tables[self.places.digests..self.places.links];
+        table.as_chunks::<32>().0.iter().map(|bytes| Digest::from_bytes(*bytes))
+    }
+
     /// How many links leave a node.
     pub(super) fn leaving(&self, node: u32) -> u32 {
         self.u32(self.places.leaving + 4 * node as usize)

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
+use quern_core::Digest;
+
 use crate::cache::memory::KeyTable;
 use crate::cache::storage::{CacheInfoLink, CacheResult};
 use crate::key::KeyId;
@@ -24,6 +26,10 @@ pub(super) struct Table {
     released: HashSet<Arc<str>>,
     /// Which nodes of the snapshot have a result; made at the first question.
     holders: Option<HashMap<Arc<str>, Vec<u32>>>,
+    /// The links that leave each node of the snapshot; made at the first question.
+    leaving: Option<HashMap<u32, Vec<(CacheInfoLink, u32)>>>,
+    /// The operations of the snapshot; made at the first question.
+    operations: Option<HashSet<Digest>>,
 }
 
 impl Table {
@@ -99,6 +105,33 @@ impl Table {
         let old = self.standing(id).into_iter().flat_map(|node| self.base.sources(node));
         let old = old.map(|(source, link)| (self.base.id(source), link));
         old.chain(self.extra.sources(id).iter().copied()).collect()
+    }
+
+    /// What leads away from a key, and where to.
+    pub(super) fn leaving_links(&mut self, id: &KeyId) -> Vec<(CacheInfoLink, KeyId)> {
+        let mut links = self.extra.leaving_links(id);
+        if let Some(node) = self.standing(id) {
+            let base = &self.base;
+            let leaving = self.leaving.get_or_insert_with(|| {
+                let mut leaving: HashMap<u32, Vec<(CacheInfoLink, u32)>> = HashMap::new();
+                for target in 0..base.nodes() {
+                    for (source, link) in base.sources(target) {
+                        leaving.entry(source).or_default().push((link, target));
+                    }
+                }
+                leaving
+            });
+            let old = leaving.get(&node).into_iter().flatten();
+            let old = old.filter(|(_, target)| !self.gone.contains(target));
+            links.extend(old.map(|(link, target)| (*link, base.id(*target))));
+        }
+        links
+    }
+
+    pub(super) fn knows_operation(&mut self, digest: &Digest) -> bool {
+        let base = &self.base;
+        let operations = self.operations.get_or_insert_with(|| base.digests().collect());
+        self.extra.knows_operation(digest) || operations.contains(digest)
     }
 
     /// The keys that have a result.

@@ -64,6 +64,16 @@ impl CacheKeyStorage for Reopened {
     ) -> Result<(), CacheError> {
         self.with(|s| s.walk_links(id, link, visit))
     }
+    fn walk_leaving(
+        &self,
+        id: &KeyId,
+        visit: &mut dyn FnMut(CacheInfoLink, KeyId),
+    ) -> Result<(), CacheError> {
+        self.with(|s| s.walk_leaving(id, visit))
+    }
+    fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
+        self.with(|s| s.knows_operation(digest))
+    }
     fn has_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<bool, CacheError> {
         self.with(|s| s.has_link(id, link, target))
     }
@@ -136,6 +146,7 @@ fn content(storage: &dyn CacheKeyStorage) -> Vec<String> {
         for l in 0..2 {
             storage.walk_links(&key(k), &by(l), &mut |t| lines.push(format!("{k} -{l}-> {t:?}"))).unwrap();
         }
+        storage.walk_leaving(&key(k), &mut |l, t| lines.push(format!("{k} ={}=> {t:?}", l.input))).unwrap();
         storage.walk_backlinks(&key(k), &mut |s, l| lines.push(format!("{k} <-{}- {s:?}", l.input))).unwrap();
         lines.push(format!("{k} exists: {}", storage.exists(&key(k)).unwrap()));
     }

@@ -307,8 +307,8 @@ impl CacheManager for LazyCache {
         Err(CacheError::ReadOnly("lazy".into()))
     }
 
-    fn stores(&self) -> Vec<&KeyedCache> {
-        vec![&self.cache]
+    fn stores(&self) -> Vec<KeyedCache> {
+        vec![self.cache.clone()]
     }
 
     fn readiness(&self) -> Readiness {

@@ -87,7 +87,7 @@ impl CacheManager for Counting {
         self.cache.release_unreferenced()
     }
 
-    fn stores(&self) -> Vec<&KeyedCache> {
-        vec![&self.cache]
+    fn stores(&self) -> Vec<KeyedCache> {
+        vec![self.cache.clone()]
     }
 }
