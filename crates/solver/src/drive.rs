@@ -23,6 +23,7 @@ use crate::op::{Blocking, OpContext, Seat};
 use crate::pool::Pool;
 use crate::progress::{Change, LogStream, ProgressEvent, Status};
 use crate::result::{CachedResult, SharedResult};
+use crate::solver::SolverOptions;
 
 /// Where the result of a build goes: its number among the caller's edges comes with it.
 pub(crate) type BuildSender = Sender<(usize, Result<CachedResult, SolveError>)>;
@@ -43,6 +44,8 @@ pub(crate) struct Driver {
     idle: Condvar,
     pool: Pool,
     last_time: AtomicU64,
+    /// Ask for every cache map twice.
+    verify: bool,
     /// For tasks that must find their way back.
     this: Weak<Driver>,
 }
@@ -58,17 +61,18 @@ pub(crate) struct State {
 }
 
 impl Driver {
-    pub(crate) fn new(cache: Arc<dyn CacheManager>, parallelism: Option<u32>, threads: usize) -> Arc<Self> {
+    pub(crate) fn new(options: SolverOptions) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             state: Mutex::new(State {
-                core: Core::new(cache, parallelism),
+                core: Core::new(options.cache, options.parallelism),
                 tokens: HashMap::new(),
                 waiting: DigestMap::default(),
                 watchers: HashMap::new(),
                 running: 0,
             }),
             idle: Condvar::new(),
-            pool: Pool::new(threads),
+            pool: Pool::new(options.threads),
+            verify: options.verify_cache_maps,
             last_time: AtomicU64::new(0),
             this: this.clone(),
         })
@@ -270,7 +274,13 @@ impl Driver {
         inline: bool,
     ) -> Event {
         let ctx = self.context(vertex, def, cancel, inline);
-        let result = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index));
+        let mut result = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index));
+        if let (Ok(first), true) = (&result, self.verify) {
+            let again = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index));
+            if again.is_ok_and(|again| !first.equals(&again)) {
+                result = Err(VertexError::UnstableCacheMap { index });
+            }
+        }
         Event::MapDone { vertex, index, result }
     }
 

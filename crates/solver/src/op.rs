@@ -90,6 +90,17 @@ pub enum MapStep {
     Last(CacheMap),
 }
 
+impl MapStep {
+    /// True if both say the same, as far as values can be compared.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        let ((Self::More(a), Self::More(b)) | (Self::Last(a), Self::Last(b))) = (self, other) else {
+            return false;
+        };
+        let selectors = |map: &CacheMap| map.inputs.iter().map(|input| input.selector).collect::<Vec<_>>();
+        a.digest == b.digest && a.scope == b.scope && selectors(a) == selectors(b)
+    }
+}
+
 /// How a vertex is cached: a digest of the operation, to be combined with its inputs' keys.
 #[derive(Debug, Clone)]
 pub struct CacheMap {

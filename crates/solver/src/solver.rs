@@ -27,6 +27,8 @@ pub struct SolverOptions {
     pub parallelism: Option<u32>,
     /// How many threads calls may occupy at once.
     pub threads: usize,
+    /// Ask for every cache map twice and refuse ops whose answers differ; for those who write ops.
+    pub verify_cache_maps: bool,
     /// How long [`Solver::get`] waits for a job.
     pub job_patience: Duration,
 }
@@ -37,6 +39,7 @@ impl Default for SolverOptions {
             cache: Arc::new(KeyedCache::in_memory("memory")),
             parallelism: None,
             threads: 256,
+            verify_cache_maps: false,
             job_patience: Duration::from_secs(6),
         }
     }
@@ -61,8 +64,8 @@ struct Shared {
 impl Solver {
     /// A solver without jobs.
     pub fn new(options: SolverOptions) -> Self {
-        let driver = Driver::new(options.cache, options.parallelism, options.threads);
         let patience = options.job_patience;
+        let driver = Driver::new(options);
         Self {
             shared: Arc::new(Shared { driver, jobs: Mutex::default(), appeared: Condvar::new(), patience }),
         }
