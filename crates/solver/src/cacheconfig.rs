@@ -9,6 +9,7 @@ mod chains;
 mod format;
 mod import;
 mod layout;
+mod rings;
 mod time;
 
 use std::collections::BTreeMap;

@@ -202,8 +202,10 @@ pub(crate) struct Core {
     fresh: Vec<VertexId>,
     /// Live vertices that stand apart from their digest because they ignore the cache.
     apart: usize,
-    /// Some vertices may do each other's work, for different outputs.
+    /// Some edge does the work of another, so that references may form rings.
     tangled: bool,
+    /// Some vertices live only because of calls under way.
+    stranded: bool,
 }
 
 impl Core {
@@ -230,6 +232,7 @@ impl Core {
             fresh: Vec::new(),
             apart: 0,
             tangled: false,
+            stranded: false,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::export::{CacheExportResult, CacheExporterRecord, CacheExporterTarget,
 use super::format::{
     Annotations, CREATED_AT, Config, DIFF_ID, Layer, Record, RecordInput, RecordLayer, json, oci_type,
 };
-use super::time;
+use super::{rings, time};
 
 /// A target of exports that can be written as a cache configuration. Several exports may go into one.
 #[derive(Default)]
@@ -158,45 +158,33 @@ impl CacheChains {
     }
 
     /// The items, sources before what follows from them, and their inputs without the links that
-    /// close a ring. One walk.
+    /// close a ring. Inside a ring only those links stay that lead away from where the ring can be
+    /// entered; what cannot be reached at all is left out.
     fn without_rings(&self, live: &[u32]) -> (Vec<u32>, BTreeMap<u32, Vec<BTreeSet<Link>>>) {
-        const OPEN: u8 = 1;
-        const CLOSED: u8 = 2;
-        let mut mark = vec![0u8; self.items.len()];
-        let mut order = Vec::with_capacity(live.len());
-        let mut inputs: BTreeMap<u32, Vec<BTreeSet<Link>>> = BTreeMap::new();
-        let links_of = |item: u32| {
-            let all = self.items[item as usize].inputs.iter().enumerate();
-            let found = |(source, selector): &Link| (self.find(*source), *selector);
-            all.flat_map(move |(i, links)| links.iter().map(move |link| (i, found(link)))).collect::<Vec<_>>()
+        let found = |(source, selector): &Link| (self.find(*source), *selector);
+        let inputs_of = |item: &u32| {
+            let inputs = self.items[*item as usize].inputs.iter();
+            inputs.map(|links| links.iter().map(found).collect::<BTreeSet<Link>>()).collect::<Vec<_>>()
         };
-        for start in live {
-            if mark[*start as usize] != 0 {
-                continue;
-            }
-            mark[*start as usize] = OPEN;
-            let mut stack = vec![(*start, links_of(*start).into_iter())];
-            inputs.insert(*start, vec![BTreeSet::new(); self.items[*start as usize].inputs.len()]);
-            while let Some((item, links)) = stack.last_mut() {
-                let item = *item;
-                let Some((input, (source, selector))) = links.next() else {
-                    mark[item as usize] = CLOSED;
-                    order.push(item);
-                    stack.pop();
-                    continue;
-                };
-                if mark[source as usize] != OPEN
-                    && let Some(inputs) = inputs.get_mut(&item)
-                {
-                    inputs[input].insert((source, selector));
-                }
-                if mark[source as usize] == 0 {
-                    mark[source as usize] = OPEN;
-                    inputs.insert(source, vec![BTreeSet::new(); self.items[source as usize].inputs.len()]);
-                    stack.push((source, links_of(source).into_iter()));
-                }
+        let mut inputs: BTreeMap<u32, Vec<BTreeSet<Link>>> =
+            live.iter().map(|i| (*i, inputs_of(i))).collect();
+        let rings = rings::components(live, |item| {
+            inputs[&item].iter().flatten().map(|(source, _)| *source).collect::<Vec<_>>()
+        });
+        let levels = rings::levels(live, |item| {
+            inputs[&item].iter().map(|links| links.iter().map(|(source, _)| *source).collect()).collect()
+        });
+        for (item, inputs) in &mut inputs {
+            for links in inputs {
+                links.retain(|(source, _)| {
+                    rings[source] != rings[item]
+                        || levels.get(source).zip(levels.get(item)).is_some_and(|(s, i)| s < i)
+                });
             }
         }
+        let mut order: Vec<u32> = levels.keys().copied().collect();
+        order.sort_by_key(|item| (rings[item], levels[item]));
+        inputs.retain(|item, _| levels.contains_key(item));
         (order, inputs)
     }
 

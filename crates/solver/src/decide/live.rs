@@ -43,8 +43,6 @@ pub(crate) struct Live {
     pub(crate) maps_done: bool,
     pub(crate) map: Progress<()>,
     pub(crate) exec: Progress<Arc<[SharedResult]>>,
-    /// Edges of other vertices were merged into its own.
-    pub(crate) serves_others: bool,
     /// True while a running exec takes up room.
     pub(crate) has_slot: bool,
     /// What most vertices do without.
@@ -281,7 +279,6 @@ impl Core {
             maps_done: false,
             map: Progress::Idle,
             exec: Progress::Idle,
-            serves_others: false,
             has_slot: false,
             rare: None,
         });
@@ -380,15 +377,15 @@ impl Core {
     /// A call of the vertex has ended. The vertex may be gone after this.
     pub(super) fn call_ends(&mut self, vertex: VertexId) {
         self.vertices[vertex].calls -= 1;
-        let last = self.vertices[vertex].calls == 0;
         self.release(vertex);
-        if last {
+        if self.stranded {
             self.untangle();
         }
     }
 
-    /// Vertices that do each other's work keep each other alive; counting references does not see
-    /// that nobody else does. Only where that can be, what jobs and calls need is traced.
+    /// Vertices that do work of each other, or of what they were made from, keep each other alive;
+    /// counting references does not see that nobody else does. So as long as anything is merged,
+    /// what jobs and calls need is traced as well.
     pub(super) fn untangle(&mut self) {
         if !self.tangled {
             return;
@@ -405,6 +402,7 @@ impl Core {
                 self.cut_merges(vertex);
             }
         }
+        self.stranded = kept.len() > wanted.len();
         self.tangled = self.edges.iter().any(|(_, edge)| edge.merged_into().is_some());
     }
 

@@ -90,8 +90,7 @@ impl Core {
         self.let_go(from);
         let (vertex, target) = (self.edges[from].vertex, self.edges[into].vertex);
         self.refer(vertex, target);
-        self.tangled |= self.vertices[vertex].serves_others;
-        self.vertices[target].serves_others = true;
+        self.tangled = true;
         for subscriber in std::mem::take(&mut self.edges[from].subscribers) {
             self.move_subscriber(subscriber, into);
         }

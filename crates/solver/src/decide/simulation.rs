@@ -342,7 +342,8 @@ impl Simulation {
             self.settle();
         }
         assert!(self.pending.is_empty(), "a call began when nobody wanted anything");
-        assert_eq!(self.core.census(), Census::default(), "something stays live");
+        let (left, program) = (self.core.census(), self.program.describe());
+        assert_eq!(left, Census::default(), "something stays live of{program}");
     }
 }
 

@@ -97,7 +97,9 @@ pub fn chain(vertices: Vec<Vertex>) -> Edge {
 
 pub fn graph(vertices: Vec<Vertex>) -> Graph {
     let mut builder = GraphBuilder::new();
-    vertices.into_iter().for_each(|vertex| drop(builder.add(vertex)));
+    for vertex in vertices {
+        builder.add(vertex);
+    }
     builder.finish().unwrap()
 }
 

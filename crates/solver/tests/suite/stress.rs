@@ -154,7 +154,6 @@ fn memory_stays_flat_over_ten_thousand_builds() {
         job.discard();
         for number in 2 * round..2 * round + 2 {
             results.forget(&format!("memory-{number}"));
-            use quern_solver::CacheKeyStorage as _;
             cache.keys().release(&format!("memory-{number}")).unwrap();
         }
     }
