@@ -37,8 +37,6 @@ pub struct Lowered {
 /// The source of a build pipeline.
 #[derive(Debug)]
 pub struct Source {
-    /// The directory as the spec gives it.
-    pub path: String,
     /// Where the spec says so, for reports.
     pub span: Span,
     /// The shipped builder, if one was chosen.
@@ -71,11 +69,7 @@ pub fn lower(
     let build = spec.build().map(|build| {
         let builder = shipped.flatten();
         let twin = lower_build(spec, build, builder, context, builder_tree);
-        let source = Source {
-            path: build.path().to_owned(),
-            span: build.path.as_ref().map_or(build.span, |path| path.span),
-            builder,
-        };
+        let source = Source { span: build.path.as_ref().map_or(build.span, |path| path.span), builder };
         (twin, source)
     });
     let mut input = input;
@@ -229,7 +223,10 @@ fn lower_run(spec: &spec::Pipeline, context: &Context<'_>, diagnostics: &mut Dia
     let millis = |d: &Option<Spanned<spec_duration::GoDuration>>| {
         d.as_ref().and_then(|d| d.value.to_std()).and_then(|d| u64::try_from(d.as_millis()).ok())
     };
-    if transform.cmd.is_empty() && transform.build.is_none() {
+    // Of a `cmd` that is there and no list it was said before what is wrong.
+    let given =
+        spec.original.value.pointer("/transform/cmd").is_some_and(|cmd| !cmd.is_null() && !cmd.is_array());
+    if transform.cmd.is_empty() && transform.build.is_none() && !given {
         let help = "write what to run, such as \"cmd\": [\"sh\", \"-c\", \"...\"]";
         diagnostics
             .push(Diagnostic::error("no-command", transform.span, "`transform.cmd` is empty").help(help));

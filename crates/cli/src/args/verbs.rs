@@ -86,7 +86,7 @@ pub enum List {
         /// Only this one
         name: Option<String>,
         /// Only those in this state: running or paused
-        #[arg(long, value_name = "STATE")]
+        #[arg(long, value_name = "STATE", value_parser = ["running", "paused"])]
         status: Vec<String>,
         /// Print the specs instead
         #[arg(long)]
@@ -114,7 +114,7 @@ pub struct JobFilter {
     #[arg(short, long, value_name = "REF")]
     pub input: Vec<String>,
     /// Only jobs in this state, such as failure (repeat: any of them)
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, value_name = "STATE", value_parser = ["starting", "running", "merging", "success", "failure", "killed"])]
     pub status: Vec<String>,
     /// At most so many
     #[arg(short, long, value_name = "N")]

@@ -46,6 +46,7 @@ fn submit_text(home: &Home, name: &str, text: &str, base: &Path, mode: Mode) -> 
         match effect {
             Effect::Created => home.say(&format!("created pipeline {name}")),
             Effect::Changed => home.say(&format!("updated pipeline {name}")),
+            Effect::Pushed => home.say(&format!("pushed new source of pipeline {name}")),
             Effect::Unchanged => home.say(&format!("pipeline {name} is unchanged")),
         }
     }
