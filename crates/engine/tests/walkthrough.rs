@@ -1,7 +1,10 @@
 //! The whole way of the data on fakes: text to spec to pipelines to jobs to datums to steps to commits, with what was
 //! executed and reported as a log. Read it after ARCHITECTURE.md.
 
-#![expect(clippy::unwrap_used, reason = "a fake that cannot go on has no better answer than to stop the test")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a fake that cannot go on has no better answer than to stop the test"
+)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

@@ -49,7 +49,12 @@ impl Check<'_, '_> {
         }
         let Some(image) = transform.image() else { return };
         let (name, tag) = split_tag(image);
-        if image.contains('@') || tag.is_some_and(|tag| tag != "latest") || name == "host" {
+        if image.contains('@')
+            || tag.is_some_and(|tag| tag != "latest")
+            || name == "host"
+            || image.starts_with("dir:")
+            || image.starts_with("oci:")
+        {
             return;
         }
         let message = match tag {
