@@ -131,7 +131,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let job = solver.job("build")?;
     let mut failed = None;
     job.build_all(&graph, &targets, &CancelToken::never(), |_, result| {
-        failed = failed.take().or(result.err())
+        failed = failed.take().or(result.err());
     });
     lap("build");
     if runs.load(Ordering::Relaxed) > 0 {

@@ -178,3 +178,25 @@ pub enum Readiness {
     /// More may come; a step that finds nothing waits for it, one that finds something does not.
     Pending,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 54: the newest first; of one age, the lower priority value.
+    #[test]
+    fn records_are_preferred_by_age_then_priority() {
+        let key = CacheKey::root(Digest::of(b"k"), 0, KeyScope::Shared);
+        let record = |id: &str, at: u64, priority: u32| CacheRecord {
+            id: id.into(),
+            size: 0,
+            created_at: Timestamp(at),
+            priority,
+            key: key.clone(),
+            source: 0,
+        };
+        let mut records = [record("a", 2, 2), record("b", 1, 0), record("c", 3, 1), record("d", 1, 1)];
+        records.sort_by(CacheRecord::preference);
+        assert_eq!(records.map(|r| r.id.to_string()).join(" "), "c a b d");
+    }
+}

@@ -26,6 +26,8 @@ mod edge;
 mod index;
 mod live;
 mod look;
+mod maps;
+mod report;
 mod share;
 #[cfg(test)]
 mod simulation;

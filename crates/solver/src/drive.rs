@@ -340,10 +340,10 @@ impl Driver {
         }
     }
 
-    fn tell(&self, seat: Seat, change: Change) {
+    fn tell(&self, seat: Seat, change: &Change) {
         let state = self.state();
         let (jobs, def) = state.core.watchers(VertexId::from_number(seat.0));
-        state.send(jobs, def, &change);
+        state.send(jobs, def, change);
     }
 }
 
@@ -421,11 +421,11 @@ impl State {
 
 impl Host for Driver {
     fn log(&self, seat: Seat, stream: LogStream, bytes: &[u8]) {
-        self.tell(seat, Change::Log { stream, bytes: bytes.into() });
+        self.tell(seat, &Change::Log { stream, bytes: bytes.into() });
     }
 
     fn status(&self, seat: Seat, status: Status) {
-        self.tell(seat, Change::Status(status));
+        self.tell(seat, &Change::Status(status));
     }
 
     fn sub_build(&self, seat: Seat, edge: &Edge, cancel: &CancelToken) -> Result<CachedResult, SolveError> {

@@ -96,7 +96,7 @@ struct KeyData {
     /// By which names each input is known, sorted by input.
     names: Box<[(u32, CacheKeyWithSelector)]>,
     /// More names, learned when two live edges turned out to be one: exported, not saved.
-    learned: Option<Box<Vec<(u32, CacheKeyWithSelector)>>>,
+    learned: Option<Box<[(u32, CacheKeyWithSelector)]>>,
     origin: Option<Origin>,
 }
 
@@ -193,7 +193,7 @@ impl CacheKey {
         if learned.is_empty() {
             return self.clone();
         }
-        self.changed(|data| data.learned = Some(Box::new(learned)))
+        self.changed(|data| data.learned = Some(learned.into()))
     }
 
     /// The id.

@@ -27,6 +27,7 @@ mod key;
 mod op;
 mod pool;
 mod progress;
+mod resolver_cache;
 mod result;
 mod solver;
 
@@ -53,5 +54,6 @@ pub use op::{
     Blocking, CacheMap, CacheMapInput, ContentFn, KeyScope, MapStep, Op, OpContext, Permit, PreprocessFn,
 };
 pub use progress::{Change, Finish, LogStream, ProgressEvent, Status};
+pub use resolver_cache::{ResolverCache, ResolverLock};
 pub use result::{CachedResult, SharedResult};
 pub use solver::{Job, Solver, SolverOptions};

@@ -140,3 +140,71 @@ fn remove_from<K: std::hash::Hash + Eq>(map: &mut DigestMap<K, Vec<Id<Node>>>, k
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quern_core::Digest;
+
+    use super::*;
+
+    fn digest(text: &str) -> Digest {
+        Digest::of(text.as_bytes())
+    }
+
+    fn edge(number: u32) -> EdgeId {
+        Id::from_number(number)
+    }
+
+    fn root(name: &str) -> WorkKey {
+        WorkKey::Roots(vec![KeyId(digest(name))])
+    }
+
+    /// Names of inputs, each with the parts used.
+    fn inputs(all: &[&[(&str, &str)]]) -> WorkKey {
+        let name = |input: u32, (key, part): &(&str, &str)| {
+            let selector = (!part.is_empty()).then(|| digest(part));
+            (KeyId(digest(key)), CacheInfoLink { input, output: 0, digest: digest("op"), selector })
+        };
+        let names = (0u32..).zip(all).flat_map(|(i, names)| names.iter().map(move |n| name(i, n)));
+        WorkKey::Inputs(names.collect())
+    }
+
+    /// 51: equal roots are found, others are not, and nothing stays.
+    #[test]
+    fn roots_are_found_by_their_key() {
+        let mut index = EdgeIndex::default();
+        assert!(index.find(&root("a")).is_empty());
+        index.enter(root("a"), edge(1), None);
+        index.enter(root("b"), edge(2), None);
+        assert_eq!(index.find(&root("a")), [edge(1)]);
+        let both = WorkKey::Roots(vec![KeyId(digest("a")), KeyId(digest("b"))]);
+        assert_eq!(index.find(&both).len(), 2, "one of several cache maps suffices");
+        index.release(edge(1));
+        index.release(edge(2));
+        assert_eq!(index.len(), 0);
+    }
+
+    /// 52 and 53: all inputs must match, by any of their names; more names extend an entry.
+    #[test]
+    fn every_input_must_match_by_one_of_its_names() {
+        let mut index = EdgeIndex::default();
+        let key = || inputs(&[&[("foo", "s")], &[("bar", "")]]);
+        index.enter(key(), edge(1), None);
+        assert_eq!(index.find(&key()), [edge(1)]);
+        assert!(index.find(&inputs(&[&[("foo", "t")], &[("bar", "")]])).is_empty(), "another selector");
+        assert!(index.find(&inputs(&[&[("foo", "s")], &[("baz", "")]])).is_empty(), "another input");
+        index.extend(edge(1), inputs(&[&[("foo", "s"), ("alias", "")], &[("bar", "")]]));
+        assert_eq!(index.find(&inputs(&[&[("alias", "")], &[("bar", "")]])), [edge(1)]);
+        index.enter(inputs(&[&[("new", "")], &[("bar", "")]]), edge(2), None);
+        let bridge = inputs(&[&[("alias", ""), ("new", "")], &[("bar", "")]]);
+        assert_eq!(index.find(&bridge), [edge(1), edge(2)]);
+        index.hand_over(edge(1), edge(3));
+        assert_eq!(index.find(&key()), [edge(3)]);
+        index.enter(key(), edge(4), Some(edge(3)));
+        assert_eq!(index.find(&key()), [edge(4)]);
+        for number in 2..5 {
+            index.release(edge(number));
+        }
+        assert_eq!(index.len(), 0);
+    }
+}

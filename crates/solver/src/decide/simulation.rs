@@ -204,7 +204,7 @@ impl Simulation {
         }
         let place = self.random.below(u32::try_from(self.pending.len()).unwrap()) as usize;
         match self.pending.swap_remove(place) {
-            Pending::Effect(effect) => self.answer(*effect),
+            Pending::Effect(effect) => self.answer(&effect),
             Pending::SubBuild { vertex, build } => match self.sub_results.remove(&build) {
                 Some(result) => {
                     let failed = |e: SolveError| {
@@ -233,8 +233,8 @@ impl Simulation {
         self.running.retain(|_, v| *v != vertex);
     }
 
-    fn answer(&mut self, effect: Effect) {
-        if let Effect::CallExec { vertex, def, .. } = &effect
+    fn answer(&mut self, effect: &Effect) {
+        if let Effect::CallExec { vertex, def, .. } = effect
             && let Some((graph, target)) = self.program.sub_build(def)
         {
             self.core.on(Event::Waits { vertex: *vertex });
@@ -243,7 +243,7 @@ impl Simulation {
                 return;
             }
         }
-        if let Some(event) = self.outcome(&effect) {
+        if let Some(event) = self.outcome(effect) {
             self.core.on(event);
         }
     }
