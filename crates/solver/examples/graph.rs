@@ -123,6 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     lap("read");
     let runs = Arc::new(AtomicUsize::new(0));
     let (graph, targets) = read_graph(&text, &runs)?;
+    drop(text);
     lap("graph");
     let keys = Arc::new(FileKeyStorage::open(PathBuf::from(state))?);
     let cache = KeyedCache::new("disk", keys.clone(), Arc::new(InlineResultStorage::new(Numbers)))?;

@@ -201,7 +201,7 @@ pub(crate) struct Core {
     /// Reused by every definition.
     deps: Vec<Dep>,
     /// Vertices added by the last load that can be defined at once, inputs before consumers.
-    fresh: Vec<VertexId>,
+    fresh: VecDeque<VertexId>,
     /// Live vertices that stand apart from their digest because they ignore the cache.
     apart: usize,
     /// Some edge does the work of another, so that references may form rings.
@@ -231,7 +231,7 @@ impl Core {
             effects: Vec::new(),
             facts: Vec::new(),
             deps: Vec::new(),
-            fresh: Vec::new(),
+            fresh: VecDeque::new(),
             apart: 0,
             tangled: false,
             stranded: false,

@@ -93,10 +93,16 @@ impl Driver {
         let inputs: Vec<Input> = targets.iter().map(|(_, input)| *input).collect();
         let mut state = self.state();
         let edges = state.core.load(owner, graph, &inputs)?;
-        let survey = state.core.survey();
-        state = self.carry_out(state, survey);
-        // The lock was free meanwhile.
-        state.core.is_open(owner)?;
+        loop {
+            let mut some = state.core.survey(BATCH);
+            if some.is_empty() {
+                break;
+            }
+            some.retain_mut(|effect| state.keeps(effect));
+            state = self.perform_all(state, some);
+            // The lock was free meanwhile.
+            state.core.is_open(owner)?;
+        }
         let mut builds = Vec::with_capacity(edges.len());
         for (edge, (number, _)) in edges.into_iter().zip(targets) {
             let build = state.core.build(owner, edge);
@@ -169,15 +175,6 @@ impl Driver {
     }
 
     /// Carries out effects in their order, and tells the core what came of them.
-    fn carry_out<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        mut effects: Vec<Effect>,
-    ) -> MutexGuard<'a, State> {
-        effects.retain_mut(|effect| state.keeps(effect));
-        self.perform_all(state, effects)
-    }
-
     fn perform_all<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,

@@ -37,7 +37,7 @@ impl CacheKeyStorage for InMemoryKeyStorage {
     }
 
     fn walk(&self, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids: Vec<KeyId> = self.table().ids().collect();
+        let ids = self.table().ids();
         ids.into_iter().for_each(visit);
         Ok(())
     }
@@ -133,10 +133,13 @@ pub(crate) struct KeyTable {
     links: DigestMap<(KeyId, CacheInfoLink), Vec<KeyId>>,
     /// How many entries of `links` each operation has.
     operations: DigestMap<Digest, usize>,
+    next: u64,
 }
 
 #[derive(Default)]
 struct Node {
+    /// Counts nodes as they come; what is made one after another is asked for so, too.
+    number: u64,
     results: Vec<CacheResult>,
     /// What leads here.
     sources: Vec<(KeyId, CacheInfoLink)>,
@@ -153,8 +156,19 @@ impl KeyTable {
         self.nodes.contains_key(id)
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = KeyId> {
-        self.nodes.keys().copied()
+    /// All keys, in the order they came.
+    pub(crate) fn ids(&self) -> Vec<KeyId> {
+        let mut ids: Vec<(u64, KeyId)> = self.nodes.iter().map(|(id, node)| (node.number, *id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn node(&mut self, id: &KeyId) -> &mut Node {
+        let next = &mut self.next;
+        self.nodes.entry(*id).or_insert_with(|| {
+            *next += 1;
+            Node { number: *next, ..Node::default() }
+        })
     }
 
     pub(crate) fn results(&self, id: &KeyId) -> &[CacheResult] {
@@ -192,7 +206,11 @@ impl KeyTable {
     }
 
     pub(crate) fn add_result(&mut self, id: &KeyId, result: CacheResult) {
-        let node = self.nodes.entry(*id).or_default();
+        let next = &mut self.next;
+        let node = self.nodes.entry(*id).or_insert_with(|| {
+            *next += 1;
+            Node { number: *next, ..Node::default() }
+        });
         match node.results.iter_mut().find(|r| r.id == result.id) {
             Some(known) => *known = result,
             None => {
@@ -211,8 +229,8 @@ impl KeyTable {
         if targets.len() == 1 {
             *self.operations.entry(link.digest).or_default() += 1;
         }
-        self.nodes.entry(*id).or_default().leaving.push(*link);
-        self.nodes.entry(*target).or_default().sources.push((*id, *link));
+        self.node(id).leaving.push(*link);
+        self.node(target).sources.push((*id, *link));
     }
 
     /// Takes a result from all its keys, and nothing else; returns the keys.

@@ -245,7 +245,7 @@ impl CacheKeyStorage for ImportedKeys {
     }
 
     fn walk(&self, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids: Vec<KeyId> = self.table().ids().collect();
+        let ids = self.table().ids();
         ids.into_iter().for_each(visit);
         Ok(())
     }

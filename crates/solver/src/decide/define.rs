@@ -11,12 +11,15 @@ use super::edge::{Dep, Level};
 use super::{Core, EdgeId, Effect, VertexId};
 
 impl Core {
-    /// Asks for the cache maps of vertices just loaded that can be had at once. The answers must
-    /// be given in the order of the effects.
-    pub(crate) fn survey(&mut self) -> Vec<Effect> {
-        let mut effects = Vec::with_capacity(self.fresh.len());
-        for vertex in std::mem::take(&mut self.fresh) {
-            if matches!(self.vertices[vertex].map, Progress::Idle) {
+    /// Asks for the next cache maps, at most `limit`, of vertices just loaded that can be had at
+    /// once. The answers must be given in the order of the effects, before the next ones are asked
+    /// for.
+    pub(crate) fn survey(&mut self, limit: usize) -> Vec<Effect> {
+        let mut effects = Vec::with_capacity(limit.min(self.fresh.len()));
+        while effects.len() < limit
+            && let Some(vertex) = self.fresh.pop_front()
+        {
+            if self.vertices.contains(vertex) && matches!(self.vertices[vertex].map, Progress::Idle) {
                 self.call_begins(vertex);
                 let live = &mut self.vertices[vertex];
                 live.map = Progress::Running;

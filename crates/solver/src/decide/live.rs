@@ -144,6 +144,9 @@ impl Core {
             Owner::Job(job) => (Vec::new(), self.jobs.get(&job).filter(|j| j.watched).map(|_| job)),
             Owner::Vertex(vertex) => (self.sources_of(vertex), None),
         };
+        if targets.len() > 1 {
+            self.by_digest.reserve(graph.len());
+        }
         let loaded = vec![0; graph.len()];
         let mut load = Load { graph, sources, watcher, loaded, unused: Vec::new() };
         let mut edges = Vec::with_capacity(targets.len());
@@ -284,7 +287,7 @@ impl Core {
         });
         self.by_digest.insert(name, vertex);
         if def.op.blocking() != Blocking::Always {
-            self.fresh.push(vertex);
+            self.fresh.push_back(vertex);
         }
         if let Some(job) = load.watcher {
             self.watch(vertex, job);

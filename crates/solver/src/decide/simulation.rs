@@ -118,8 +118,7 @@ impl Simulation {
         expect: Option<(VertexRef, u32)>,
     ) -> Option<BuildId> {
         let edges = self.core.load(owner, graph, &[target]).ok()?;
-        let survey = self.core.survey();
-        for effect in survey {
+        while let Some(effect) = self.core.survey(1).pop() {
             let event = self.outcome(&effect).expect("cache maps have outcomes");
             self.core.on(event);
         }

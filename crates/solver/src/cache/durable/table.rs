@@ -70,13 +70,12 @@ impl Table {
         self.extra.contains(id) || self.standing(id).is_some()
     }
 
+    /// All keys, in the order they came: what belongs together stays together on disk.
     pub(super) fn ids(&self) -> Vec<KeyId> {
         let old =
             (0..self.base.nodes()).filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
-        let mut ids: Vec<KeyId> = old.chain(self.extra.ids()).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        ids
+        let new = self.extra.ids().into_iter().filter(|id| self.standing(id).is_none());
+        old.chain(new).collect()
     }
 
     pub(super) fn results(&self, id: &KeyId) -> io::Result<Vec<CacheResult>> {
