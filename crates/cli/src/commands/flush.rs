@@ -1,16 +1,14 @@
 //! `quern flush`: runs what waits, in this process.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use quern_catalog::Ref;
 use quern_core::Id;
-use quern_core::port::{self, Cancel};
+use quern_core::port;
 use quern_engine::downstream::{jobs_of, newest_by_pipeline};
-use quern_engine::driver::DriveError;
 use quern_engine::job::{Job, State};
 
+use crate::commands::drive::drive;
 use crate::commands::{commit, job};
 use crate::failure::{Failure, Kind};
 use crate::wiring::Home;
@@ -71,24 +69,6 @@ pub fn flush(home: &Home, references: &[String]) -> Result<Vec<Job>, Failure> {
     Ok(port::read(&*home.records.meta, following)?)
 }
 
-/// Runs what waits until `done`; Ctrl-C ends it orderly.
-pub fn drive(home: &Home, done: &quern_engine::driver::Done<'_>) -> Result<(), Failure> {
-    let idle = port::read(&*home.records.meta, |r| {
-        Ok::<_, Failure>(quern_engine::schedule::active(r)?.is_empty() && done(r)?)
-    })?;
-    if idle {
-        return Ok(());
-    }
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))?;
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    let stop = Cancel::or_when(move || interrupted.load(Ordering::Relaxed));
-    let runner = home.runner()?;
-    Ok(runner.drive(done, &stop)?)
-}
-
 /// A failed job is the command's failure.
 fn judge(jobs: &[Job]) -> Result<(), Failure> {
     let failed: Vec<&Job> = jobs.iter().filter(|job| job.state != State::Success).collect();
@@ -101,14 +81,4 @@ fn judge(jobs: &[Job]) -> Result<(), Failure> {
             first.id, first.pipeline, first.reason, first.id
         ),
     ))
-}
-
-impl From<DriveError> for Failure {
-    fn from(error: DriveError) -> Self {
-        match error {
-            DriveError::Interrupted => Self::new(Kind::Interrupted, error),
-            DriveError::Schedule(error) => error.into(),
-            DriveError::Store(error) => error.into(),
-        }
-    }
 }

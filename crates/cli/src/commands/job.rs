@@ -10,7 +10,7 @@ use quern_engine::job::{self, Job};
 use quern_engine::{journal, schedule};
 
 use crate::args::JobFilter;
-use crate::commands::flush::drive;
+use crate::commands::drive::drive;
 use crate::failure::Failure;
 use crate::print;
 use crate::table::{Table, ago, duration};

@@ -3,6 +3,7 @@
 pub mod branch;
 pub mod commit;
 pub mod datum;
+pub mod drive;
 pub mod file;
 pub mod flush;
 pub mod job;
