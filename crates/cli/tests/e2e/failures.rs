@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::space::{Space, copier, counts, pfs, shell, text};
+use crate::space::{Space, copier, counts, pfs, shell, text, wait_until};
 
 /// Copies each file, but fails for those that hold `bad`; each attempt is written to the log.
 const PICKY: &str = "f=$(ls /pfs/texts); echo \"try $f\"; if grep -q bad /pfs/texts/$f; then exit 1; fi; cp /pfs/texts/$f /pfs/out/";
@@ -192,15 +192,6 @@ fn a_failed_build_fails_the_pipeline_that_needs_it() {
     space.quern("update pipeline -f wordcount/count.json").ok();
     space.flush("texts@master").ran();
     assert_eq!(space.get("count@master:/x"), "fixed");
-}
-
-/// Waits until something is so; a test that waits in vain fails.
-fn wait_until(what: &str, so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !so() {
-        assert!(start.elapsed() < Duration::from_secs(30), "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

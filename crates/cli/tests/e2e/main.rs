@@ -1,8 +1,14 @@
 //! The `quern` command from end to end: the real program, real files, real sandboxes. Each test has a state folder of
 //! its own, so they run side by side.
 
+mod bad_input;
+mod conformance;
+mod containment;
 mod failures;
+mod histories;
+mod kills;
 mod lifecycle;
+mod processes;
 mod space;
 mod verbs_data;
 mod verbs_pipeline;

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use quern_testkit::{Finished, TempSpace};
 use serde_json::{Value, json};
@@ -81,6 +83,13 @@ impl Space {
     pub fn feed(&self, line: &str, input: impl AsRef<[u8]>) -> Ran {
         let args: Vec<&str> = line.split_whitespace().collect();
         Ran(Finished::of(self.limited(&args), input.as_ref()))
+    }
+
+    /// Runs a shell script in the folder; `$0` is the command.
+    pub fn script(&self, script: &str) -> Ran {
+        let mut command = Command::new("timeout");
+        command.args(["--signal=KILL", "90", "sh", "-c", script, env!("CARGO_BIN_EXE_quern")]);
+        Ran(Finished::of(self.clean(command, &[]), b""))
     }
 
     /// What a command lists or shows, as JSON.
@@ -256,11 +265,12 @@ pub fn counts(job: &Value) -> [u64; 5] {
 
 /// A pipeline of shell lines on image `host`.
 pub fn shell(name: &str, input: Value, lines: &[&str]) -> Value {
-    json!({
+    let mut spec = json!({
         "pipeline": { "name": name },
         "transform": { "image": "host", "cmd": ["sh", "-eu"], "stdin": lines },
-        "input": input,
-    })
+    });
+    spec["input"] = input;
+    spec
 }
 
 /// An input of one repo.
@@ -273,6 +283,25 @@ pub fn copier(name: &str, repo: &str) -> Value {
     let each =
         format!("for f in /pfs/{repo}/*; do cp \"$f\" /pfs/out/; echo \"ran $(basename \"$f\")\"; done");
     shell(name, pfs(repo, "/*"), &[&each])
+}
+
+/// Waits until something is so; a test that waits in vain fails.
+#[track_caller]
+pub fn wait_until(what: &str, so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}: waited in vain");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a `sleep` of so many seconds runs on this machine.
+pub fn sleeps(seconds: &str) -> bool {
+    let sought = format!("sleep\0{seconds}\0");
+    let processes = fs::read_dir("/proc").expect("Linux has it").filter_map(Result::ok);
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|line| line == sought.as_bytes())
 }
 
 fn copy_tree(from: &Path, to: &Path) {

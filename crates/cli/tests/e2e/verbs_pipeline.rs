@@ -59,11 +59,11 @@ fn jobs_have_the_documented_fields_newest_first() {
     assert_eq!(space.json(&format!("inspect job {id} --block")), jobs[0], "it has ended");
     let table = space.quern("list job").ok();
     assert!(table.contains("1 + 1 / 2") && table.contains("success"), "{table}");
-    assert_eq!(space.names("list job -n 1", "id"), [id.clone()]);
+    assert_eq!(space.names("list job -n 1", "id"), [id.as_str()]);
     assert_eq!(space.names("list job -p copy --status failure", "id"), [] as [&str; 0]);
-    assert_eq!(space.names("list job -i texts@master", "id"), [id.clone()]);
+    assert_eq!(space.names("list job -i texts@master", "id"), [id.as_str()]);
     assert_eq!(space.names("list job -i texts@master^", "id"), [text(&jobs[1]["id"])]);
-    assert_eq!(space.names("flush job texts@master -p copy", "id"), [id.clone()], "it waits for nothing");
+    assert_eq!(space.names("flush job texts@master -p copy", "id"), [id.as_str()], "it waits for nothing");
     assert_eq!(space.names("flush commit texts@master", "repo"), ["copy"]);
     assert_eq!(space.names("flush commit texts@master -r other", "repo"), [] as [&str; 0]);
     space.quern(&format!("delete job {id}")).ok();
