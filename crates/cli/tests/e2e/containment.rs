@@ -213,3 +213,28 @@ fn the_executable_bit_is_kept() {
     assert_eq!(space.get("use@master:/said"), "it ran\n");
     assert_eq!(space.json("inspect file use@master:/run")["executable"], json!(true));
 }
+
+#[test]
+fn an_ordinary_user_needs_no_privileges() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: these tests run as an ordinary user, so all others show it");
+        return;
+    }
+    let space = Space::new();
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(space.path(""), open).expect("own folder");
+    space.write("data/a", "one");
+    let spec = shell(
+        "look",
+        pfs("texts", "/*"),
+        &["cp /pfs/texts/a /pfs/out/a; if (echo x > /etc/x) 2>/dev/null; then exit 1; fi"],
+    );
+    space.write("look.json", spec.to_string());
+    let steps = "set -eu; $run \"$0\" create repo texts; $run \"$0\" put file texts@master:/ -r -f data; \
+        $run \"$0\" create pipeline -f look.json; $run \"$0\" flush commit texts@master; $run \"$0\" get file look@master:/a";
+    let run = "run='setpriv --reuid=65534 --regid=65534 --clear-groups'; ";
+    let ran = space.script(&format!("{run}{steps}"));
+    assert!(ran.ok().ends_with("one"), "{}", ran.stderr());
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(space.path("state")).expect("it was made"));
+    assert_eq!(owner, 65534);
+}

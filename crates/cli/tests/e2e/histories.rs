@@ -140,11 +140,8 @@ impl History {
         for ((repo, path), content) in &self.files {
             space.put(&format!("{repo}@master:/{path}"), content);
         }
-        for name in ["map", "both", "sum"] {
-            if let Some(spec) = self.pipelines.get(name) {
-                space.create(spec);
-            }
-        }
+        let specs: String = self.pipelines.values().map(|spec| format!("{spec}\n")).collect();
+        space.feed("create pipeline", specs).ok();
         space
     }
 

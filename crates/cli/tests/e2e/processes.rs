@@ -113,6 +113,65 @@ fn data_may_change_while_jobs_run() {
 }
 
 #[test]
+fn a_job_that_is_overtaken_by_newer_data_spoils_nothing() {
+    let space = Space::with_repos(&["texts"]);
+    let copy = [
+        "cat /pfs/texts/* >> /pfs/out/all; cp /pfs/texts/* /pfs/out/; if [ -e /pfs/texts/slow ]; then sleep 0.8; fi",
+    ];
+    space.create(&shell("copy", pfs("texts", "/*"), &copy));
+    space.put("texts@master:/slow", "slow\n");
+    thread::scope(|scope| {
+        let first = scope.spawn(|| space.flush("texts@master").ran());
+        wait_until("the step runs", || sleeps("0.8"));
+        space.put("texts@master:/a", "a\n");
+        let second = scope.spawn(|| space.flush("texts@master").ran());
+        space.put("texts@master:/b", "b\n");
+        space.quern("delete file texts@master:/a").ok();
+        space.flush("texts@master").ran();
+        first.join().expect("it succeeds");
+        second.join().expect("it succeeds");
+    });
+    space.put("texts@master:/c", "c\n");
+    space.flush("texts@master").ran();
+    let mut lines: Vec<String> = space.get("copy@master:/all").lines().map(str::to_owned).collect();
+    lines.sort();
+    assert_eq!(lines, ["b", "c", "slow"], "each text once, and only those that are there");
+    assert_eq!(space.names("list file copy@master", "path"), ["/all", "/b", "/c", "/slow"]);
+}
+
+#[test]
+fn pruning_meanwhile_takes_nothing_that_is_needed() {
+    let space = Space::with_repos(&["texts"]);
+    space.put("texts@master:/start", "x");
+    space.create(&copier("copy", "texts"));
+    let space = &space;
+    let mut runs: Vec<Box<dyn FnOnce() + Send>> = vec![Box::new(|| {
+        for _ in 0..12 {
+            space.quern("prune --all").ok();
+        }
+    })];
+    for process in 0..2 {
+        runs.push(Box::new(move || {
+            for file in 0..4 {
+                let text = format!("{process} {file}\n").repeat(20_000);
+                space.put(&format!("texts@master:/{process}{file}"), text);
+                space.flush("texts@master").ran();
+            }
+        }));
+    }
+    together(runs);
+    space.flush("texts@master").ran();
+    space.quern("get file texts@master:/ -r -o before").ok();
+    for process in 0..2 {
+        for file in 0..4 {
+            let text = format!("{process} {file}\n").repeat(20_000);
+            assert_eq!(space.read(&format!("before/{process}{file}")), text);
+            assert!(space.get(&format!("copy@master:/{process}{file}")).starts_with(&text));
+        }
+    }
+}
+
+#[test]
 fn one_of_many_creates_a_thing() {
     let space = Space::new();
     let repos = together((0..5).map(|_| || space.quern("create repo texts").code()));
@@ -160,7 +219,7 @@ fn an_interrupted_flush_says_so_and_is_carried_on() {
     let pid = rustix::process::Pid::from_child(&flush);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
     assert_eq!(flush.wait().expect("it is a child").code(), Some(130));
-    assert!(!sleeps("987.2"), "its steps were stopped first");
+    wait_until("its steps end", || !sleeps("987.2"));
     space.update(&copier("slow", "texts"));
     assert_eq!(space.flush("texts@master").ran(), ["slow texts:/a"]);
 }

@@ -301,3 +301,42 @@ fn build_ls_shows_what_would_be_pushed() {
     assert!(!pushed.iter().any(|path| path.ends_with("notes.txt")), "it is named in .pachignore: {pushed:?}");
     assert_eq!(space.json("list pipeline"), json!([]));
 }
+
+#[test]
+fn progress_has_faces_for_people_and_programs() {
+    let space = copied(&["start"]);
+    let flush = |name: &str, kind: &str| {
+        space.put(&format!("texts@master:/{name}"), name);
+        let ran = space.quern(&format!("flush commit texts@master --progress={kind}"));
+        ran.ok();
+        ran.stderr()
+    };
+    let plain = flush("a", "plain");
+    for part in ["copy: ", "texts:/a", "ran a", "success", "1 ran, 1 reused of 2"] {
+        assert!(plain.contains(part), "`{part}` is not in:\n{plain}");
+    }
+    assert_eq!(flush("b", "quiet"), "");
+    let raw = flush("c", "rawjson");
+    let kinds: Vec<String> = raw
+        .lines()
+        .map(|line| text(&serde_json::from_str::<Value>(line).expect("one object a line")["event"]))
+        .collect();
+    assert_eq!(kinds, ["job_started", "job_planned", "step_started", "log", "step_finished", "job_finished"]);
+    assert!(flush("d", "auto").contains("ran texts:/d"), "lines where there is no terminal");
+    assert!(!flush("e", "tty").is_empty());
+    space.quern("flush commit texts@master --progress=loud").says(2, &["rawjson"]);
+}
+
+#[test]
+fn readers_that_go_away_are_no_failure() {
+    let space = copied(&["a", "b"]);
+    space.put("texts@master:/big", "many words\n".repeat(100_000));
+    for line in
+        ["get file texts@master:/big", "list job", "list job --output json", "--help", "completion bash"]
+    {
+        let ran = space
+            .script(&format!("\"$0\" {line} | head -c 1 > /dev/null; echo done; \"$0\" {line} >&-; true"));
+        assert!(ran.ok().contains("done"));
+        assert!(!ran.stderr().contains("panicked"), "{line}: {}", ran.stderr());
+    }
+}
