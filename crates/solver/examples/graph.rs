@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::error::Error;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -49,6 +50,26 @@ impl Op for NoOp {
     }
 }
 
+type Names<'a> = HashMap<&'a str, (VertexRef, Digest), BuildHasherDefault<NameHasher>>;
+
+/// Good enough for the names in a file of ours.
+#[derive(Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+    }
+}
+
 struct Numbers;
 
 impl ResultCodec for Numbers {
@@ -78,7 +99,8 @@ fn identities(step: &Step<'_>, inputs: &[Digest]) -> (Digest, Digest) {
 /// The graph of a file, and the steps nothing depends on.
 fn read_graph(text: &str, runs: &Arc<AtomicUsize>) -> Result<(Graph, Vec<Input>), Box<dyn Error>> {
     let steps: Vec<Step<'_>> = serde_json::from_str(text)?;
-    let mut numbers: HashMap<&str, (VertexRef, Digest)> = HashMap::with_capacity(steps.len() + 1);
+    let mut numbers: Names<'_> =
+        HashMap::with_capacity_and_hasher(steps.len() + 1, BuildHasherDefault::default());
     let mut builder = GraphBuilder::with_capacity(steps.len() + 1);
     let mut used = Vec::new();
     for step in &steps {

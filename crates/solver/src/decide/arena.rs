@@ -71,6 +71,11 @@ impl<T> Default for Arena<T> {
 }
 
 impl<T> Arena<T> {
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.slots.reserve(more.saturating_sub(self.free.len()));
+    }
+
     pub(crate) fn insert(&mut self, value: T) -> Id<T> {
         let number = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);

@@ -146,6 +146,8 @@ impl Core {
         };
         if targets.len() > 1 {
             self.by_digest.reserve(graph.len());
+            self.vertices.reserve(graph.len());
+            self.edges.reserve(graph.len());
         }
         let loaded = vec![0; graph.len()];
         let mut load = Load { graph, sources, watcher, loaded, unused: Vec::new() };
@@ -186,7 +188,8 @@ impl Core {
         let mut path = vec![(target, 0usize)];
         while let Some((number, next)) = path.last_mut() {
             let def = &load.graph.vertices[*number as usize];
-            if load.loaded[*number as usize] != 0 || self.is_loaded(load, *number, def) {
+            let first_visit = *next == 0;
+            if load.loaded[*number as usize] != 0 || (first_visit && self.is_loaded(load, *number, def)) {
                 path.pop();
                 continue;
             }

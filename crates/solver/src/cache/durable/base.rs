@@ -20,6 +20,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use quern_core::Digest;
 
@@ -101,7 +103,13 @@ pub(super) struct Base {
     tables: Vec<u8>,
     /// For results and texts; none in an empty table that was never on disk.
     file: Option<File>,
+    /// How often results were read one by one, and all of them once that was often.
+    reads: AtomicU32,
+    rest: OnceLock<Vec<u8>>,
 }
+
+/// After so many single reads the results are read whole.
+const MANY: u32 = 64;
 
 /// Spreads an id for the slots of nodes.
 pub(super) fn node_hash(id: &KeyId) -> u64 {
@@ -152,7 +160,7 @@ impl Base {
         };
         let places = Places::of(&sizes);
         let length = file.metadata()?.len();
-        let mut base = Self { sizes, places, tables: Vec::new(), file: None };
+        let mut base = Self { sizes, places, ..Self::default() };
         if base.end() > length {
             return Err(Unusable::Damaged("it is too short"));
         }
@@ -274,20 +282,41 @@ impl Base {
     }
 
     fn read_results(&self, first: u32, end: u32) -> io::Result<Vec<CacheResult>> {
-        let (Some(file), true) = (&self.file, first < end) else { return Ok(Vec::new()) };
+        if first >= end {
+            return Ok(Vec::new());
+        }
         let mut heads = vec![0; RESULT * (end - first) as usize];
-        file.read_exact_at(&mut heads, self.results_at() + (RESULT * first as usize) as u64)?;
-        let texts = self.results_at() + (RESULT * self.sizes.results as usize) as u64;
+        self.read_rest(&mut heads, RESULT * first as usize)?;
+        let texts = RESULT * self.sizes.results as usize;
         let mut results = Vec::with_capacity((end - first) as usize);
         for head in heads.as_chunks::<RESULT>().0 {
             let [a, b, c, d, e, f, g, h, time @ ..] = *head;
             let (start, length) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
             let mut text = vec![0; length as usize];
-            file.read_exact_at(&mut text, texts + u64::from(start))?;
+            self.read_rest(&mut text, texts + start as usize)?;
             let id = String::from_utf8(text).map_err(io::Error::other)?;
             let created_at = Timestamp(u64::from_le_bytes(time));
             results.push(CacheResult { id: id.into(), created_at });
         }
         Ok(results)
+    }
+
+    /// Reads from what follows the tables.
+    fn read_rest(&self, bytes: &mut [u8], at: usize) -> io::Result<()> {
+        let file = self.file.as_ref().ok_or(io::ErrorKind::UnexpectedEof)?;
+        if self.reads.fetch_add(1, Ordering::Relaxed) < MANY {
+            return file.read_exact_at(bytes, self.results_at() + at as u64);
+        }
+        if self.rest.get().is_none() {
+            let length = usize::try_from(self.end() - self.results_at()).map_err(io::Error::other)?;
+            let mut rest = vec![0; length];
+            file.read_exact_at(&mut rest, self.results_at())?;
+            // Another thread may have been faster; both read the same.
+            let _ = self.rest.set(rest);
+        }
+        let rest = self.rest.get().map_or(&[][..], Vec::as_slice);
+        let source = rest.get(at..at + bytes.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        bytes.copy_from_slice(source);
+        Ok(())
     }
 }
