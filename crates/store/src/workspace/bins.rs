@@ -9,10 +9,10 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::write::DIR_MODE;
@@ -25,35 +25,63 @@ const ENTRY: u64 = 4096;
 /// Entries of a bin that takes in scraps.
 const FULL: u64 = 1000;
 
-/// A directory in the trash.
+/// A directory in the trash. Any process may empty the trash at any time, this directory with it.
 pub(super) struct Bin {
     path: PathBuf,
-    dir: OnceLock<OwnedFd>,
+    /// The directory once it was needed.
+    dir: Mutex<Option<Arc<OwnedFd>>>,
     count: AtomicU64,
 }
+
+/// How often a bin is made anew for one name before that is given up.
+const TRIES: u32 = 100;
 
 impl Bin {
     /// A bin at `path`, made when it is first needed.
     fn new(path: PathBuf) -> Self {
-        Self { path, dir: OnceLock::new(), count: AtomicU64::new(0) }
+        Self { path, dir: Mutex::default(), count: AtomicU64::new(0) }
     }
 
-    /// Moves a name out of `dir`; nothing happens if it is not there.
+    /// Moves a name out of `dir`; nothing happens if it is not there. Afterwards it is not there, or this is an error.
     pub fn throw(&self, dir: impl AsFd, name: impl AsRef<Path>) -> Result<(), Errno> {
-        if self.dir.get().is_none() {
-            match rustix::fs::mkdir(&self.path, DIR_MODE) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
+        let mut result = Ok(());
+        for _ in 0..TRIES {
+            let bin = self.open()?;
+            let number = self.count.fetch_add(1, Ordering::Relaxed);
+            result = rustix::fs::renameat(&dir, name.as_ref(), &bin, number.to_string());
+            if result != Err(Errno::NOENT) {
+                return result;
             }
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            // If another thread was faster, this descriptor is simply closed.
-            let _ = self.dir.set(rustix::fs::open(&self.path, flags, Mode::empty())?);
+            // Either the name is not there or the bin was deleted under us.
+            match rustix::fs::statat(&dir, name.as_ref(), AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(error),
+                Ok(_) => self.forget(&bin),
+            }
         }
-        let Some(bin) = self.dir.get() else { return Err(Errno::NOENT) };
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
-        match rustix::fs::renameat(dir, name.as_ref(), bin, number.to_string()) {
-            Err(Errno::NOENT) => Ok(()),
-            result => result,
+        result
+    }
+
+    fn open(&self) -> Result<Arc<OwnedFd>, Errno> {
+        let mut dir = lock(&self.dir);
+        if let Some(open) = &*dir {
+            return Ok(Arc::clone(open));
+        }
+        match rustix::fs::mkdir(&self.path, DIR_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = Arc::new(rustix::fs::open(&self.path, flags, Mode::empty())?);
+        *dir = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Lets go of a directory that was deleted, unless another thread has made a new one already.
+    fn forget(&self, deleted: &Arc<OwnedFd>) {
+        let mut dir = lock(&self.dir);
+        if dir.as_ref().is_some_and(|open| Arc::ptr_eq(open, deleted)) {
+            *dir = None;
         }
     }
 }
@@ -177,6 +205,25 @@ mod tests {
     use quern_testkit::TempSpace;
 
     use super::*;
+
+    #[test]
+    fn what_is_thrown_away_is_gone_even_if_the_bin_was_emptied_by_another_process() {
+        let space = TempSpace::new();
+        for dir in ["leases", "trash", "work"] {
+            fs::create_dir(space.path(dir)).unwrap();
+        }
+        let lease = Arc::new(Lease::take(&space.path("leases")).unwrap());
+        let bins = Bins::new(space.path("trash"), lease, 100 * ENTRY);
+        let work = fs::File::open(space.path("work")).unwrap();
+        for i in 0..3 {
+            space.write("work/output", "");
+            bins.throw(&work, &["output"], 0).unwrap();
+            assert_eq!(fs::read_dir(space.path("work")).unwrap().count(), 0, "round {i}");
+            fs::remove_dir_all(space.path("trash")).unwrap();
+            fs::create_dir(space.path("trash")).unwrap();
+        }
+        bins.throw(&work, &["absent"], 0).unwrap();
+    }
 
     #[test]
     fn the_oldest_go_when_the_bins_hold_too_much() {
