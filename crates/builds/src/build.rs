@@ -15,7 +15,8 @@ use crate::plan::{BuildPlan, JobIndex, PlannedInput};
 use crate::spec::{DatasetBranch, Head, InputFailure};
 use crate::staleness::LastBuilt;
 
-/// Attempts at one job that may vanish with their worker before the job is given up. They do not count as failures.
+/// Attempts at one job that may vanish with their worker, without the job getting on, before it is given up. They do not
+/// count as failures.
 const MOST_LOST: u32 = 10;
 
 /// How a build deals with failures.
@@ -282,6 +283,16 @@ impl Build {
         Ok(effects)
     }
 
+    /// Says that a job got on since its last attempt was lost: what vanished so far is not held against it.
+    ///
+    /// # Errors
+    /// [`EventError::NoJob`].
+    pub fn got_on(&mut self, index: JobIndex) -> Result<(), EventError> {
+        let job = self.job_mut(index)?;
+        job.forgiven = job.count(|end| matches!(end, AttemptEnd::Lost));
+        Ok(())
+    }
+
     fn indexes(&self) -> impl Iterator<Item = JobIndex> + use<> {
         (0..self.jobs.len()).map(JobIndex::of)
     }
@@ -354,7 +365,8 @@ impl Build {
             JobState::AbortPending { .. } => return self.stopped(index, at, effects),
             _ => return Err(job.refuse("FAILED").into()),
         };
-        if job.count(|end| matches!(end, AttemptEnd::Lost)) + 1 >= MOST_LOST {
+        let lost = job.count(|end| matches!(end, AttemptEnd::Lost)).saturating_sub(job.forgiven);
+        if lost + 1 >= MOST_LOST {
             let message = format!("its worker vanished {MOST_LOST} times; look for what ends the process");
             return self.give_up(index, JobFailure { message, retryable: false }, at, effects);
         }

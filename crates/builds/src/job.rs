@@ -23,6 +23,8 @@ pub struct Job {
     pub reads: BTreeMap<DatasetBranch, Head>,
     /// Every attempt, oldest first.
     pub attempts: Vec<Attempt>,
+    /// How many of its lost attempts do not count, because the job got on since.
+    pub forgiven: u32,
     state: JobState,
 }
 
@@ -192,7 +194,7 @@ impl JobState {
 impl Job {
     pub(crate) fn new(id: Id, plan: PlannedJob) -> Self {
         let state = JobState::Waiting { locked: false };
-        Self { id, plan, before: None, reads: BTreeMap::new(), attempts: Vec::new(), state }
+        Self { id, plan, before: None, reads: BTreeMap::new(), attempts: Vec::new(), forgiven: 0, state }
     }
 
     /// Where it stands.

@@ -51,6 +51,8 @@ pub struct Job {
     pub counts: Counts,
     /// How often its process was lost and it began again.
     pub restarts: u32,
+    /// How many datums had been recorded when it last began again.
+    pub kept: u64,
     /// Key of what it did with a datum: results are shared by jobs that agree in it.
     pub logic: Option<Digest>,
 }

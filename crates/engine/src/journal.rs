@@ -118,6 +118,14 @@ pub fn of_job(r: &dyn MetaRead, job: Id) -> Result<Vec<(Digest, DatumRecord)>, P
         .collect()
 }
 
+/// How many records a job has.
+///
+/// # Errors
+/// Those of the port.
+pub fn count(r: &dyn MetaRead, job: Id) -> Result<u64, PortError> {
+    Ok(r.scan(DATUMS, &Scan::prefix(format!("{job}/")))?.len() as u64)
+}
+
 /// The record of one datum of a job.
 ///
 /// # Errors

@@ -16,10 +16,10 @@ use quern_core::{Id, Timestamp, Version};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::commits;
 use crate::job::{self, Job, State};
 use crate::lease;
 use crate::pipeline::{self, Pipeline};
+use crate::{commits, journal};
 
 const BUILDS: Table = Table("builds");
 /// Builds that are not over: id -> nothing.
@@ -161,6 +161,7 @@ impl<'a> Scheduler<'a> {
             unchanged: false,
             counts: Counts::default(),
             restarts: 0,
+            kept: 0,
             logic: None,
         };
         job::put(self.w, &mut record)
@@ -210,13 +211,18 @@ impl<'a> Scheduler<'a> {
         let build = self.opened(id)?;
         let running = |job: &&quern_builds::Job| matches!(job.state(), JobState::Running { .. });
         let running: Vec<Id> = build.jobs().iter().filter(running).map(|job| job.id).collect();
-        let effects = build.resume(now)?;
         for id in running {
             if let Some(mut job) = job::get(self.w.as_read(), id)? {
-                (job.state, job.restarts) = (State::Starting, job.restarts + 1);
+                let kept = journal::count(self.w.as_read(), id)?;
+                let build = self.opened(job.build)?;
+                if let Some(index) = build.index_of(id).filter(|_| kept > job.kept) {
+                    build.got_on(index)?;
+                }
+                (job.state, job.restarts, job.kept) = (State::Starting, job.restarts + 1, kept);
                 job::put(self.w, &mut job)?;
             }
         }
+        let effects = self.opened(id)?.resume(now)?;
         self.carry_out(id, effects)
     }
 

@@ -92,6 +92,9 @@ pub enum SubmitError {
     /// Something stands in the way.
     #[error(transparent)]
     Version(#[from] VersionError),
+    /// Another process created it a moment ago.
+    #[error("pipeline `{0}` already exists; use `quern update pipeline`")]
+    Exists(String),
     /// No such pipeline.
     #[error("pipeline `{0}` does not exist; `quern list pipeline` shows those that do")]
     NoPipeline(String),

@@ -303,7 +303,9 @@ impl From<SubmitError> for Failure {
                 Self::new(kind, "nothing was changed; correct the above and run the command again")
             }
             SubmitError::Version(error) => error.into(),
-            SubmitError::NoPipeline(_) | SubmitError::BuildOf { .. } => Self::named(error),
+            SubmitError::Exists(_) | SubmitError::NoPipeline(_) | SubmitError::BuildOf { .. } => {
+                Self::named(error)
+            }
             SubmitError::Schedule(error) => error.into(),
             SubmitError::Store(error) => error.into(),
         }

@@ -17,6 +17,10 @@ pub(super) fn store(
     records: &Records,
 ) -> Result<(String, Effect), SubmitError> {
     let main = &ready.lowered.main;
+    // It was checked before, but that was another instant.
+    if !submission.update && pipeline::get(w.as_read(), &main.name)?.is_some() {
+        return Err(SubmitError::Exists(main.name.clone()));
+    }
     let mut pushed = false;
     let old_twin = pipeline::get(w.as_read(), &format!("{}_build", main.name))?
         .filter(|twin| twin.build_of.as_deref() == Some(&main.name));
