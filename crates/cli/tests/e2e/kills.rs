@@ -111,6 +111,29 @@ fn a_flush_killed_again_and_again_gets_there() {
 }
 
 #[test]
+fn a_job_that_gets_on_is_never_given_up() {
+    const DATUMS: usize = 15;
+    let space = slow_pipeline(DATUMS);
+    let (mut kills, mut done) = (0, 0);
+    while done < DATUMS {
+        let mut flush = start(&space, "flush commit texts@master");
+        wait_until("a datum gets done", || {
+            acknowledged(&space).len() > done || space.newest_job("slow")["state"] == "success"
+        });
+        flush.kill().expect("it is a child");
+        flush.wait().expect("it is a child");
+        if space.newest_job("slow")["state"] != "running" {
+            break;
+        }
+        kills += 1;
+        done = acknowledged(&space).len();
+    }
+    space.flush("texts@master").ran();
+    assert_eq!(space.get("sum@master:/lines").trim(), DATUMS.to_string(), "after {kills} kills");
+    assert_eq!(space.names("list job", "state"), ["success", "success"], "after {kills} kills");
+}
+
+#[test]
 fn a_job_that_never_gets_on_is_given_up_and_can_be_run_again() {
     let space = Space::with_repos(&["texts"]);
     space.put("texts@master:/a", "a");

@@ -278,11 +278,12 @@ pub fn pfs(repo: &str, glob: &str) -> Value {
     json!({ "pfs": { "repo": repo, "glob": glob } })
 }
 
-/// A pipeline that copies each file of a repo and writes a line for each to its log.
+/// A pipeline that copies each file of a repo and writes a line for each to its log. It fails where something lies in its
+/// output already.
 pub fn copier(name: &str, repo: &str) -> Value {
     let each =
         format!("for f in /pfs/{repo}/*; do cp \"$f\" /pfs/out/; echo \"ran $(basename \"$f\")\"; done");
-    shell(name, pfs(repo, "/*"), &[&each])
+    shell(name, pfs(repo, "/*"), &["test -z \"$(ls -A /pfs/out)\"", &each])
 }
 
 /// Waits until something is so; a test that waits in vain fails.
