@@ -30,10 +30,14 @@ impl Pool {
     }
 }
 
-/// An empty directory.
+/// An empty directory. One that was used before is looked at again: nothing of one step may reach another.
 pub(super) fn scratch(workspace: &FolderWorkspace) -> Result<PathBuf, PortError> {
-    if let Some(dir) = workspace.pool.lock().pop() {
-        return Ok(dir);
+    while let Some(dir) = workspace.pool.lock().pop() {
+        if fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none()) {
+            return Ok(dir);
+        }
+        // One that cannot be moved stays behind as a dead process's would.
+        let _ = workspace.bins.throw_dir(&dir, 0);
     }
     let dir = workspace.places.scratch.join(workspace.lease.name());
     let made = fs::create_dir(&dir).and_then(|()| Ok(rustix::fs::chmod(&dir, DIR_MODE)?));
