@@ -100,6 +100,8 @@ fn missing_things_are_named_before_anything_runs() {
     space.quern("flush commit nowhere@master").says(3, &["nowhere"]);
     space.quern("flush commit texts@nowhere").says(3, &["nowhere"]);
     space.quern("list job -i texts@nowhere").says(3, &["nowhere"]);
+    space.quern("list job --status nowhere").says(2, &["nowhere", "failure"]);
+    space.quern("list pipeline --status nowhere").says(2, &["nowhere", "paused"]);
 }
 
 #[test]
