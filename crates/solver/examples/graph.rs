@@ -1,10 +1,10 @@
 //! Builds a graph of no-op steps with a cache on disk, to measure the solver alone.
 //!
-//! `graph GRAPH.json STATE [--null] [--timings]`: the file is a list of `{out, deps, cmd}`; deps that no step makes are
+//! `graph GRAPH.json STATE [--null] [--export] [--timings]`: the file is a list of `{out, deps, cmd}`; deps that no step makes are
 //! source files and become vertices without inputs. With `--null` the run fails unless every target
 //! comes from the cache and nothing runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::PathBuf;
@@ -14,9 +14,10 @@ use std::time::Instant;
 
 use quern_core::{Digest, DigestWriter};
 use quern_solver::{
-    Blocking, CacheError, CacheKeyStorage, CacheMap, CancelToken, FileKeyStorage, Graph, GraphBuilder,
-    InlineResultStorage, Input, KeyedCache, MapStep, Op, OpContext, OpError, ResultCodec, SharedResult,
-    Solver, SolverOptions, Vertex, VertexRef,
+    Blocking, CacheChains, CacheError, CacheExportMode, CacheExportOptions, CacheKeyStorage, CacheMap,
+    CancelToken, Descriptor, FileKeyStorage, Graph, GraphBuilder, InlineResultStorage, Input, KeyedCache,
+    MapStep, Op, OpContext, OpError, Remote, ResultCodec, SharedResult, Solver, SolverOptions, Vertex,
+    VertexRef, export_keys,
 };
 use serde::Deserialize;
 
@@ -128,10 +129,20 @@ fn read_graph(text: &str, runs: &Arc<AtomicUsize>) -> Result<(Graph, Vec<Input>)
     Ok((builder.finish()?, targets))
 }
 
+/// Something transferable for any result.
+fn remote(result: &SharedResult) -> Result<Vec<Remote>, CacheError> {
+    let text = Numbers.encode(result)?;
+    let (media_type, digest, size) =
+        ("text/plain".to_owned(), Digest::of(text.as_bytes()), text.len() as u64);
+    Ok(vec![Remote {
+        descriptors: vec![Descriptor { media_type, digest, size, annotations: BTreeMap::new() }],
+    }])
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [file, state, flags @ ..] = &args[..] else {
-        return Err("usage: graph GRAPH.json STATE [--null] [--timings]".into());
+        return Err("usage: graph GRAPH.json STATE [--null] [--export] [--timings]".into());
     };
     let flag = |name: &str| flags.iter().any(|f| f == name);
     let start = Instant::now();
@@ -153,13 +164,27 @@ fn main() -> Result<(), Box<dyn Error>> {
     let solver = Solver::new(SolverOptions { cache: Arc::new(cache), ..SolverOptions::default() });
     let job = solver.job("build")?;
     let mut failed = None;
-    job.build_all(&graph, &targets, &CancelToken::never(), |_, result| {
-        failed = failed.take().or(result.err());
+    let mut results = Vec::new();
+    job.build_all(&graph, &targets, &CancelToken::never(), |_, result| match result {
+        Ok(result) if flag("--export") => results.push(result),
+        Ok(_) => {}
+        Err(error) => failed = failed.take().or(Some(error)),
     });
     lap("build");
     if runs.load(Ordering::Relaxed) > 0 {
         keys.sync()?;
         lap("sync");
+    }
+    let mut chains = CacheChains::new();
+    if flag("--export") {
+        let options =
+            CacheExportOptions { mode: CacheExportMode::Max, convert: Some(&remote), ..Default::default() };
+        let keys: Vec<_> = results.iter().filter_map(|result| result.keys().first()).collect();
+        export_keys(&keys, &mut chains, &options)?;
+        lap("export");
+        let (config, _) = chains.marshal();
+        lap("marshal");
+        std::fs::write(format!("{state}.json"), config)?;
     }
     let (ran, all) = (runs.load(Ordering::Relaxed), graph.len());
     let mut text = format!("{all} vertices, {} targets, {ran} ran, {:?}\n", targets.len(), start.elapsed());

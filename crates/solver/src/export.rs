@@ -117,8 +117,21 @@ impl ExportableCacheKey {
         target: &mut dyn CacheExporterTarget,
         options: &CacheExportOptions<'_>,
     ) -> Result<Vec<CacheExporterRecord>, CacheError> {
-        walk::export(self, target, options)
+        Ok(walk::export(&[self], target, options)?.pop().unwrap_or_default())
     }
+}
+
+/// Exports several keys in one walk, so that what they share is exported once. Returns the records
+/// of each.
+///
+/// # Errors
+/// As [`ExportableCacheKey::export_to`].
+pub fn export_keys(
+    keys: &[&ExportableCacheKey],
+    target: &mut dyn CacheExporterTarget,
+    options: &CacheExportOptions<'_>,
+) -> Result<Vec<Vec<CacheExporterRecord>>, CacheError> {
+    walk::export(keys, target, options)
 }
 
 /// What an export of a key starts from.

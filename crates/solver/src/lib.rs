@@ -46,7 +46,7 @@ pub use error::{CacheError, JobError, OpError, Phase, SolveError, VertexError, V
 pub use explain::{Difference, InputChange, MissReason};
 pub use export::{
     CacheExportMode, CacheExportOptions, CacheExportResult, CacheExporterRecord, CacheExporterTarget,
-    CacheLink, ConvertFn, Descriptor, Remote,
+    CacheLink, ConvertFn, Descriptor, Remote, export_keys,
 };
 pub use graph::{Edge, Graph, GraphBuilder, GraphError, Input, Vertex, VertexOptions, VertexRef};
 pub use key::{CONTENT_OUTPUT, CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};

@@ -17,33 +17,14 @@ use super::{
 
 pub(super) type Records = Vec<CacheExporterRecord>;
 
+/// Exports keys in one walk: what several of them share is exported once.
 pub(super) fn export(
-    key: &ExportableCacheKey,
+    keys: &[&ExportableCacheKey],
     target: &mut dyn CacheExporterTarget,
     options: &CacheExportOptions<'_>,
-) -> Result<Records, CacheError> {
+) -> Result<Vec<Records>, CacheError> {
     let mut walk = Walk { target, options, exported: HashMap::new(), backlinks: Backlinks::default() };
-    let mut stack = Vec::new();
-    let mut done = walk.enter(&mut stack, key, options.mode)?;
-    while let Some(frame) = stack.last_mut() {
-        let Some((input, link)) = frame.open.next() else {
-            let frame = stack.pop().expect("the loop runs while there is a frame");
-            let records = walk.leave(frame)?;
-            if let Some(above) = stack.last_mut() {
-                above.take(&records);
-            }
-            done = Some(records);
-            continue;
-        };
-        frame.pending = (input as usize, link.selector());
-        let mode = frame.mode;
-        if let Some(records) = walk.enter(&mut stack, &link.key, mode)?
-            && let Some(above) = stack.last_mut()
-        {
-            above.take(&records);
-        }
-    }
-    Ok(done.unwrap_or_default())
+    keys.iter().map(|key| walk.run(key)).collect()
 }
 
 struct Walk<'a, 'o> {
@@ -84,6 +65,30 @@ impl Frame {
 }
 
 impl Walk<'_, '_> {
+    fn run(&mut self, key: &ExportableCacheKey) -> Result<Records, CacheError> {
+        let mut stack = Vec::new();
+        let mut done = self.enter(&mut stack, key, self.options.mode)?;
+        while let Some(frame) = stack.last_mut() {
+            let Some((input, link)) = frame.open.next() else {
+                let frame = stack.pop().expect("the loop runs while there is a frame");
+                let records = self.leave(frame)?;
+                if let Some(above) = stack.last_mut() {
+                    above.take(&records);
+                }
+                done = Some(records);
+                continue;
+            };
+            frame.pending = (input as usize, link.selector());
+            let mode = frame.mode;
+            if let Some(records) = self.enter(&mut stack, &link.key, mode)?
+                && let Some(above) = stack.last_mut()
+            {
+                above.take(&records);
+            }
+        }
+        Ok(done.unwrap_or_default())
+    }
+
     /// The records of a key if they are known; else a frame that will find them.
     fn enter(
         &mut self,
