@@ -275,7 +275,7 @@ fn the_image_stays_as_it_is(lab: &Lab) {
     };
     let before = listing();
     let mut step = lab.sh("touch /bin/x /x /etc/x; rm -rf /bin /etc /usr; mkdir /new; true");
-    step.cwd = "/work/dir".into();
+    step.cwd = "/place/dir".into();
     step.inputs =
         vec![input("/in/put", lab.room.inline(&[("f", "x")])), input("/bin/deep", lab.room.directory(&[]))];
     lab.said(step);
