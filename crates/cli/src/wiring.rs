@@ -78,21 +78,22 @@ impl Home {
         }
     }
 
+    /// Most steps at once.
+    fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.config.steps.parallelism.unwrap_or_else(cores).max(1)
+    }
+
     /// Runs steps in sandboxes of this machine.
     ///
     /// # Errors
     /// [`Failure`] if this program cannot find itself.
     pub fn executor(&self) -> Result<LocalExecutor, Failure> {
-        let workers = self
-            .config
-            .steps
-            .parallelism
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         LocalExecutor::new(LocalOptions {
             workspace: Arc::new(FolderWorkspace::of(&self.store)),
             images: Arc::new(self.images()?),
             launcher: std::env::current_exe()?,
-            workers: workers.max(1),
+            workers: self.workers(),
         })
         .map_err(|e| Failure::new(Kind::Machine, e))
     }
@@ -106,14 +107,9 @@ impl Home {
         let results = Arc::new(StepResults::new(Arc::clone(&self.records.blobs)));
         let cache = KeyedCache::new("local", Arc::new(self.cache_keys().map_err(internal)?), results)
             .map_err(internal)?;
-        let workers = self
-            .config
-            .steps
-            .parallelism
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let solver = Solver::new(SolverOptions {
             cache: Arc::new(cache),
-            parallelism: u32::try_from(workers.max(1)).ok(),
+            parallelism: u32::try_from(self.workers()).ok(),
             ..SolverOptions::default()
         });
         Ok(Runner {

@@ -4,7 +4,7 @@
 //! What has to run is read from the records in every round and nothing is remembered but what runs in this process.
 //! So a build may be planned, moved on or stopped by any process at any time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ pub type Done<'a> = dyn Fn(&dyn MetaRead) -> Result<bool, PortError> + 'a;
 
 /// Jobs and builds in the hands of this process.
 struct Hands {
-    builds: BTreeMap<Id, ()>,
+    builds: BTreeSet<Id>,
     running: BTreeMap<Id, CancelToken>,
     renewed: Instant,
 }
@@ -54,7 +54,7 @@ impl Runner {
     /// # Errors
     /// [`DriveError`].
     pub fn drive(&self, done: &Done<'_>, stop: &Cancel) -> Result<(), DriveError> {
-        let mut hands = Hands { builds: BTreeMap::new(), running: BTreeMap::new(), renewed: Instant::now() };
+        let mut hands = Hands { builds: BTreeSet::new(), running: BTreeMap::new(), renewed: Instant::now() };
         let driven = thread::scope(|scope| {
             let (ended, ends) = channel();
             let driven = self.rounds(scope, &mut hands, (&ended, &ends), done, stop);
@@ -62,7 +62,7 @@ impl Runner {
             driven
         });
         let released =
-            port::write(&*self.records.meta, |w| hands.builds.keys().try_for_each(|build| let_go(w, *build)));
+            port::write(&*self.records.meta, |w| hands.builds.iter().try_for_each(|build| let_go(w, *build)));
         driven.and(released.map_err(DriveError::Store))
     }
 
@@ -109,8 +109,7 @@ impl Runner {
         let unclaimed = port::read(&*self.records.meta, |r| {
             let mut unclaimed = Vec::new();
             for build in schedule::active(r)? {
-                if !hands.builds.contains_key(&build)
-                    && lease::holder(r, &build.to_string(), me, now)?.is_none()
+                if !hands.builds.contains(&build) && lease::holder(r, &build.to_string(), me, now)?.is_none()
                 {
                     unclaimed.push(build);
                 }
@@ -126,12 +125,12 @@ impl Runner {
                 Ok::<_, ScheduleError>(true)
             })?;
             if claimed {
-                hands.builds.insert(build, ());
+                hands.builds.insert(build);
             }
         }
         self.renew(hands)?;
         let still = port::read(&*self.records.meta, schedule::active)?;
-        hands.builds.retain(|build, ()| still.contains(build));
+        hands.builds.retain(|build| still.contains(build));
         Ok(hands.builds.len())
     }
 
@@ -143,7 +142,7 @@ impl Runner {
         hands.renewed = Instant::now();
         let (now, me) = (self.records.clock.now(), &self.records.owner);
         let mut lost = Vec::new();
-        for build in hands.builds.keys() {
+        for build in &hands.builds {
             if !lease::renew(&*self.records.meta, &build.to_string(), me, now)? {
                 lost.push(*build);
             }
@@ -162,7 +161,7 @@ impl Runner {
     fn ready(&self, hands: &Hands) -> Result<Vec<(Id, JobIndex, Id)>, DriveError> {
         let (mut ready, mut stopped) = (Vec::new(), Vec::new());
         let now = self.records.clock.now();
-        for id in hands.builds.keys() {
+        for id in &hands.builds {
             let Some(build) = port::read(&*self.records.meta, |r| schedule::build(r, *id))? else { continue };
             for job in build.jobs() {
                 let index = build.index_of(job.id).expect("the job is from this build");

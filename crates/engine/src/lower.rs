@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use quern_core::{Digest, Timestamp, Version};
 use quern_spec::diagnostic::{Diagnostic, Diagnostics};
+use quern_spec::duration::GoDuration;
 use quern_spec::pachyderm::{self as spec, Builder as Choice, InputKind, MergePolicy, ReprocessPolicy};
 use quern_spec::quantity::Quantity;
 use quern_spec::source::{Span, Spanned};
@@ -220,7 +221,7 @@ fn plain_run() -> Run {
 
 fn lower_run(spec: &spec::Pipeline, context: &Context<'_>, diagnostics: &mut Diagnostics) -> Run {
     let Some(transform) = &spec.transform else { return plain_run() };
-    let millis = |d: &Option<Spanned<spec_duration::GoDuration>>| {
+    let millis = |d: &Option<Spanned<GoDuration>>| {
         d.as_ref().and_then(|d| d.value.to_std()).and_then(|d| u64::try_from(d.as_millis()).ok())
     };
     // Of a `cmd` that is there and no list it was said before what is wrong.
@@ -343,5 +344,3 @@ fn refuse_unsupported(spec: &spec::Pipeline, diagnostics: &mut Diagnostics) {
         }
     }
 }
-
-use quern_spec::duration as spec_duration;

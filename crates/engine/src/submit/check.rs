@@ -44,6 +44,10 @@ impl Desk<'_> {
         lowered: &[Option<Lowered>],
         diagnostics: &mut Diagnostics,
     ) -> Result<(), PortError> {
+        // A pipeline that could not be read whole would only be reported a second time.
+        if diagnostics.has_errors() {
+            return Ok(());
+        }
         let new = lowered.iter().flatten().flat_map(|lowered| {
             std::iter::once(&lowered.main).chain(lowered.build.as_ref().map(|(twin, _)| twin))
         });
@@ -74,7 +78,7 @@ impl Desk<'_> {
                 diagnostics.push(Diagnostic::error("missing-program", spec.name.span, message).help(help));
             }
         }
-        for image in images {
+        for image in images.into_iter().filter(|image| !image.is_empty()) {
             if let Err(error) = self.images.resolve(image, &Platform::current()) {
                 let named = spec.transform.iter().flat_map(|t| t.image().into_iter());
                 let built = spec.build().and_then(|build| build.image.as_ref());
