@@ -1,4 +1,9 @@
-//! A layer as a plain tar stream: decompressed, measured, hashed.
+//! A layer as a plain tar stream: decompressed, measured, hashed; and the way back.
+
+mod compress;
+mod gzip;
+mod header;
+mod write;
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -8,6 +13,9 @@ use zstd::stream::read::Decoder as ZstdDecoder;
 
 use crate::blob::{Blob, BlobError};
 use crate::limits::Limits;
+
+pub use compress::{Codec, Compression, Compressor, InvalidCompression};
+pub use write::{LayerWriter, WriteError};
 
 /// The plain tar stream of a layer. Ends with an error if it outgrows the limits.
 pub struct LayerReader {

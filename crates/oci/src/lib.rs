@@ -11,11 +11,11 @@
 //! | the documents, in the order of their fields | [`document`] |
 //! | a directory or archive of blobs, and the image in it | [`layout`] |
 //! | the bytes of a blob, compared with its descriptor | [`blob`] |
-//! | a layer as a plain tar stream, within limits | [`layer`] |
+//! | a layer as a plain tar stream, within limits; making a layer | [`layer`] |
 //! | the members of a tar stream | [`archive`] |
 //! | the members as files below a directory | [`unpack`] |
 //!
-//! Not here yet: a registry client and making layers.
+//! Not here yet: a registry client.
 
 pub mod archive;
 pub mod blob;

@@ -9,8 +9,10 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use quern_oci::archive::Archive;
+use quern_oci::layer::{Codec, Compression, LayerWriter};
 use quern_oci::unpack::Unpacker;
-use quern_oci::{UnpackError, UnpackOptions};
+use quern_oci::{Limits, UnpackError, UnpackOptions};
 
 fn awkward_tree(root: &Path) {
     let long = "long/".repeat(30) + &"n".repeat(200);
@@ -116,6 +118,55 @@ fn the_same_as_gnu_tar_in_every_format() {
         assert_same(&list(&ours, true), &list(&theirs, true), format);
         assert_same(&list(&ours, fractions), &list(&tree, fractions), format);
     }
+}
+
+/// Written again by us, in each compression, and unpacked by GNU tar and by us: still the same.
+#[test]
+fn layers_written_by_us_are_read_by_gnu_tar() {
+    let space = tempfile::tempdir().unwrap();
+    let tree = space.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    awkward_tree(&tree);
+    let archive = tar(&["--format=pax", "--sparse", "--sparse-version=1.0", "-cf", "-"], &tree);
+    let mut diff_ids = Vec::new();
+    for codec in [Codec::None, Codec::Gzip, Codec::Zstd] {
+        let packing = Compression::new(codec, None, std::num::NonZero::new(2).unwrap()).unwrap();
+        let mut writer = LayerWriter::new(Vec::new(), packing).unwrap();
+        let mut reader = Archive::new(archive.as_slice(), &Limits::default());
+        while let Some(member) = reader.next_member().unwrap() {
+            writer.append(&member, reader.content()).unwrap();
+        }
+        let (layer, blob) = writer.finish().unwrap();
+        assert_eq!(layer.descriptor.digest, quern_core::Digest::of(&blob));
+        assert_eq!(layer.descriptor.size, blob.len() as u64);
+        diff_ids.push(layer.diff_id);
+
+        let plain = match codec {
+            Codec::None => blob,
+            Codec::Gzip => filter(&["gzip", "-dc"], &blob, space.path()),
+            Codec::Zstd => zstd::decode_all(blob.as_slice()).unwrap(),
+        };
+        assert_eq!(layer.diff_id, quern_core::Digest::of(&plain));
+        let (ours, theirs) = (space.path().join("ours"), space.path().join("theirs"));
+        unpack(&plain, &ours).unwrap();
+        fs::create_dir(&theirs).unwrap();
+        let theirs_name = theirs.display().to_string();
+        filter(&["tar", "--same-permissions", "-x", "-C", &theirs_name], &plain, space.path());
+        assert_same(&list(&ours, true), &list(&tree, true), &[&codec.to_string()]);
+        assert_same(&list(&theirs, true), &list(&tree, true), &[&codec.to_string()]);
+        fs::remove_dir_all(ours).unwrap();
+        fs::remove_dir_all(theirs).unwrap();
+    }
+    diff_ids.dedup();
+    assert_eq!(diff_ids.len(), 1, "the compression has no influence on the diff id");
+}
+
+fn filter(command: &[&str], input: &[u8], space: &Path) -> Vec<u8> {
+    fs::write(space.join("input"), input).unwrap();
+    let stdin = File::open(space.join("input")).unwrap();
+    let run = Command::new(command[0]).args(&command[1..]).stdin(stdin).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    run.stdout
 }
 
 /// Forms of holes that are not read are refused, not read wrongly.
