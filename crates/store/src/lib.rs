@@ -12,6 +12,7 @@
 
 mod blobs;
 mod checkup;
+pub mod files;
 pub mod import;
 mod layout;
 mod lease;
