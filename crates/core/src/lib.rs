@@ -8,6 +8,7 @@ pub mod canon;
 pub mod digest;
 pub mod event;
 pub mod id;
+mod mount;
 pub mod path;
 pub mod port;
 pub mod step;

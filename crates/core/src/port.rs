@@ -252,6 +252,43 @@ pub enum RootLayout {
     },
 }
 
+/// Layers of root file systems on disk: directories in the form in which overlayfs keeps them.
+///
+/// In such a directory a removed entry is a character device 0/0, and a directory that hides the one below has
+/// `y` in the extended attribute `trusted.overlay.opaque` (`user.overlay.opaque` where a user namespace made it). A
+/// directory is never renamed by reference, no file has attributes only. Once committed, a layer never changes.
+///
+/// Obligations: ids of committed layers are fresh, however alike their content is; a crash leaves of a commit either
+/// nothing or the whole layer; drafts nobody commits or discards are removed when their owner is gone; content,
+/// owners, modes, times, hard links and extended attributes come out of `open` as they went into the draft.
+pub trait Layers: Send + Sync {
+    /// The directories of layers, in the order asked for (lowest first). [`PortError::Missing`] names a layer that is gone.
+    fn open(&self, layers: &[Digest]) -> Result<OpenLayers, PortError>;
+    /// A new layer, empty.
+    fn begin(&self) -> Result<DraftLayer, PortError>;
+    /// Keeps a layer; nobody writes to it any more.
+    fn commit(&self, draft: DraftLayer) -> Result<Digest, PortError>;
+    /// Disposes of a layer that will not be needed, whatever is in it.
+    fn discard(&self, draft: DraftLayer);
+}
+
+/// Layers that stay where they are.
+pub struct OpenLayers {
+    /// Their directories, lowest first.
+    pub dirs: Vec<PathBuf>,
+    /// Keeps them from being removed.
+    pub lease: Box<dyn Any + Send + Sync>,
+}
+
+/// A layer that is being made; it goes back to [`Layers::commit`] or [`Layers::discard`].
+#[derive(Debug)]
+pub struct DraftLayer {
+    /// What will be the layer: overlayfs's upper directory.
+    pub dir: PathBuf,
+    /// An empty directory on the same file system, overlayfs's work directory.
+    pub work: PathBuf,
+}
+
 /// Runs steps.
 pub trait Executor: Send + Sync {
     /// Runs one attempt to its end and keeps its outputs in the store. Blocks.
@@ -274,6 +311,8 @@ pub struct Outcome {
     pub exit: Exit,
     /// Trees of [`crate::Step::outputs`], in order; empty unless the program succeeded.
     pub outputs: Vec<ContentRef>,
+    /// What the program changed in a writable root, as a layer of [`Layers`]; none unless it succeeded.
+    pub layer: Option<Digest>,
     /// What it cost.
     pub usage: Usage,
 }

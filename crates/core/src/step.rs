@@ -9,19 +9,22 @@
 //! | `argv`, `env`, `cwd`, `user`, `stdin` | yes | the program can see them |
 //! | `image` | yes | digest of the root file system's identity |
 //! | `inputs` | yes, target and tree digest | the program can read them |
-//! | `mounts` | yes, without secret values | cache id, secret name and target shape what it sees |
+//! | `mounts` | yes, without secret values, places of sockets and the sharing of caches | snapshot, cache id, secret name, owner, mode and target shape what it sees |
+//! | `root` | yes, if writable | its changes are part of the result |
 //! | `network`, `platform` | yes | they change what a program can do |
 //! | `outputs`, `accept` | yes | they shape the result |
 //! | `resources`, `timeout` | no | they decide whether a result comes, never which |
-//! | [`Attempt::env`], [`Attempt::number`], secret values | no | they differ from run to run |
+//! | [`Attempt::env`], [`Attempt::number`], secret values, sockets | no | they differ from run to run |
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::canon::{Canon, Visitor};
 use crate::digest::Digest;
+pub use crate::mount::{Mount, Sharing};
 
 /// One execution of a program on given content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +41,11 @@ pub struct Step {
     pub stdin: Vec<u8>,
     /// Identity of the root file system, as [`crate::port::Images::resolve`] gives it.
     pub image: Digest,
+    /// Whether it may change the root file system.
+    pub root: RootAccess,
     /// Trees shown read-only, ascending by target, no target twice or inside another one.
     pub inputs: Vec<Input>,
-    /// Caches, tmpfs and secrets, ascending by target.
+    /// Snapshots, caches, tmpfs, secrets and sockets, ascending by target.
     pub mounts: Vec<Mount>,
     /// What network the step sees.
     pub network: Network,
@@ -56,6 +61,16 @@ pub struct Step {
     pub timeout: Option<Duration>,
 }
 
+/// Whether a step may change its root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RootAccess {
+    /// Nothing but outputs, caches and `/tmp` can be written to, and `/tmp` is thrown away.
+    #[default]
+    ReadOnly,
+    /// All of it, `/tmp` included; what changed is kept as [`crate::port::Outcome::layer`].
+    Writable,
+}
+
 /// A tree shown read-only at a place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Input {
@@ -63,41 +78,6 @@ pub struct Input {
     pub target: String,
     /// Digest of the [`crate::Tree`] shown there.
     pub tree: Digest,
-}
-
-/// Something mounted that is neither input nor output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mount {
-    /// A directory that survives between steps and whose content never decides a result.
-    Cache {
-        /// Absolute directory.
-        target: String,
-        /// Which cache.
-        id: String,
-    },
-    /// A private directory in memory.
-    Tmpfs {
-        /// Absolute directory.
-        target: String,
-        /// Upper limit in bytes, none for the sandbox's default.
-        size: Option<u64>,
-    },
-    /// The value of a secret as a file.
-    Secret {
-        /// Absolute path of the file.
-        target: String,
-        /// Name of the secret; the value travels in [`Attempt::secrets`].
-        name: String,
-    },
-}
-
-impl Mount {
-    /// Where it appears.
-    pub fn target(&self) -> &str {
-        match self {
-            Self::Cache { target, .. } | Self::Tmpfs { target, .. } | Self::Secret { target, .. } => target,
-        }
-    }
 }
 
 /// What network a step sees.
@@ -174,7 +154,7 @@ impl Canon for Step {
             v.digest(&input.target, &input.tree);
         }
         v.leave();
-        list(v, "mounts", &self.mounts, walk_mount);
+        list(v, "mounts", &self.mounts, |v, mount| mount.walk(v));
         v.number(
             "network",
             match self.network {
@@ -186,6 +166,10 @@ impl Canon for Step {
         v.text("platform.arch", &self.platform.arch);
         list(v, "outputs", &self.outputs, |v, path| v.text("path", path));
         list(v, "accept", &self.accept, |v, code| v.bytes("code", &code.to_le_bytes()));
+        // Left out otherwise, so that keys from before there were writable roots stay.
+        if self.root == RootAccess::Writable {
+            v.text("root", "writable");
+        }
     }
 }
 
@@ -197,21 +181,6 @@ fn list<T>(v: &mut dyn Visitor, name: &str, items: &[T], mut each: impl FnMut(&m
     v.leave();
 }
 
-fn walk_mount(v: &mut dyn Visitor, mount: &Mount) {
-    let (kind, name) = match mount {
-        Mount::Cache { id, .. } => ("cache", id.as_str()),
-        Mount::Tmpfs { .. } => ("tmpfs", ""),
-        Mount::Secret { name, .. } => ("secret", name.as_str()),
-    };
-    v.enter(mount.target());
-    v.text("kind", kind);
-    v.text("name", name);
-    if let Mount::Tmpfs { size: Some(size), .. } = mount {
-        v.number("size", *size);
-    }
-    v.leave();
-}
-
 /// What travels beside a step and never enters a key.
 #[derive(Clone)]
 pub struct Attempt {
@@ -219,27 +188,36 @@ pub struct Attempt {
     pub step: Arc<Step>,
     /// 1 for the first try.
     pub number: u32,
-    /// Variables that differ from run to run (job id, commit ids); they override [`Step::env`].
+    /// Variables that differ from run to run (job id, commit ids) or are secret; they override [`Step::env`].
     pub env: BTreeMap<String, String>,
     /// Values of the secrets the step names.
     pub secrets: BTreeMap<String, Vec<u8>>,
+    /// Where the sockets the step names are on this machine.
+    pub sockets: BTreeMap<String, PathBuf>,
 }
 
 impl Attempt {
     /// The first attempt at a step, with nothing beside it.
     pub fn first(step: Step) -> Self {
-        Self { step: Arc::new(step), number: 1, env: BTreeMap::new(), secrets: BTreeMap::new() }
+        Self {
+            step: Arc::new(step),
+            number: 1,
+            env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+        }
     }
 }
 
-/// Secret values are left out.
+/// Values that may be secret are left out.
 impl fmt::Debug for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Attempt")
             .field("step", &self.step)
             .field("number", &self.number)
-            .field("env", &self.env)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
             .field("secrets", &self.secrets.keys().collect::<Vec<_>>())
+            .field("sockets", &self.sockets)
             .finish()
     }
 }
@@ -256,6 +234,7 @@ mod tests {
             user: None,
             stdin: Vec::new(),
             image: Digest::of(b"image"),
+            root: RootAccess::ReadOnly,
             inputs: vec![Input { target: "/pfs/in".into(), tree: Digest::of(b"") }],
             mounts: Vec::new(),
             network: Network::None,
@@ -269,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_a_program_can_see_enters_the_key() {
-        let changes: [fn(&mut Step); 12] = [
+        let changes: [fn(&mut Step); 13] = [
             |s| s.argv.push("x".into()),
             |s| drop(s.env.insert("A".into(), "2".into())),
             |s| s.cwd = "/x".into(),
@@ -278,7 +257,8 @@ mod tests {
             |s| s.image = Digest::of(b"other"),
             |s| s.inputs[0].tree = Digest::of(b"other"),
             |s| s.inputs[0].target = "/pfs/other".into(),
-            |s| s.mounts.push(Mount::Cache { target: "/c".into(), id: "c".into() }),
+            |s| s.mounts.push(Mount::cache("/c", "c")),
+            |s| s.root = RootAccess::Writable,
             |s| s.network = Network::Host,
             |s| s.outputs.clear(),
             |s| s.accept.push(3),
@@ -290,6 +270,22 @@ mod tests {
             assert!(!keys.contains(&changed.key()), "{changed:?}");
             keys.push(changed.key());
         }
+    }
+
+    /// The key as it was before there were writable roots and further mounts.
+    #[test]
+    fn keys_from_before_stay() {
+        let mut older = step();
+        older.user = Some("build".into());
+        older.stdin = b"in".to_vec();
+        older.mounts = vec![
+            Mount::cache("/c", "pip"),
+            Mount::secret("/s", "token"),
+            Mount::Tmpfs { target: "/t".into(), size: Some(5) },
+            Mount::Tmpfs { target: "/u".into(), size: None },
+        ];
+        let before = "sha256:44b3c4695a07d4bdbf2799274b90822febb7aa36ebcc5d5bb1009670376ec1f5";
+        assert_eq!(older.key().to_string(), before);
     }
 
     #[test]
@@ -304,7 +300,9 @@ mod tests {
     fn secret_values_are_not_printed() {
         let mut attempt = Attempt::first(step());
         attempt.secrets.insert("token".into(), b"hunter2".to_vec());
+        attempt.env.insert("PASSWORD".into(), "hunter3".into());
         let text = format!("{attempt:?}");
-        assert!(text.contains("token") && !text.contains("hunter2") && !text.contains("104"));
+        assert!(text.contains("token") && text.contains("PASSWORD"));
+        assert!(!text.contains("hunter") && !text.contains("104"));
     }
 }

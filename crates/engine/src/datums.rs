@@ -9,7 +9,7 @@ use quern_catalog::tree::{TreesError, place_many};
 use quern_catalog::{Datum, DatumError, DatumInput, Datums, PathPattern, PfsInput, View, choose, enumerate};
 use quern_core::canon::{Canon, DigestVisitor, Visitor};
 use quern_core::port::{Blobs, Image, MetaRead, PortError};
-use quern_core::step::{Input as StepInput, Mount, Network, Platform, Resources};
+use quern_core::step::{Input as StepInput, Mount, Network, Platform, Resources, RootAccess};
 use quern_core::{Attempt, ContentRef, Digest, Entry, Id, Step, TreePath};
 use quern_spec::glob::{Compat, Glob, InvalidGlob};
 
@@ -196,6 +196,7 @@ impl Common {
                 number: 1,
                 env: self.attempt_env.clone(),
                 secrets: BTreeMap::new(),
+                sockets: BTreeMap::new(),
             }
         };
         Ok((attempt(&self.template), self.handler.as_ref().map(attempt)))
@@ -237,7 +238,7 @@ fn template(pipeline: &Pipeline, image: &Image) -> Step {
     let mut mounts = Vec::new();
     if run.cache {
         env.insert("QUERN_CACHE".into(), CACHE.into());
-        mounts.push(Mount::Cache { target: CACHE.into(), id: format!("pipeline-{}", pipeline.name) });
+        mounts.push(Mount::cache(CACHE, format!("pipeline-{}", pipeline.name)));
     }
     Step {
         argv: run.cmd.clone(),
@@ -246,6 +247,7 @@ fn template(pipeline: &Pipeline, image: &Image) -> Step {
         user: run.user.clone().or_else(|| image.user.clone()),
         stdin: run.stdin.clone().into_bytes(),
         image: image.id,
+        root: RootAccess::ReadOnly,
         inputs: run.app.map(|tree| StepInput { target: "/app".into(), tree }).into_iter().collect(),
         mounts,
         network: if run.network { Network::Host } else { Network::None },

@@ -90,9 +90,9 @@ impl Executor for Shouter {
         let outputs = vec![self.shout(&attempt.step.inputs[0].tree, &mut failed)];
         let usage = Usage::default();
         if failed {
-            return Ok(Outcome { exit: Exit::Code(1), outputs: Vec::new(), usage });
+            return Ok(Outcome { exit: Exit::Code(1), outputs: Vec::new(), layer: None, usage });
         }
-        Ok(Outcome { exit: Exit::Code(0), outputs, usage })
+        Ok(Outcome { exit: Exit::Code(0), outputs, layer: None, usage })
     }
 }
 

@@ -16,7 +16,7 @@ use quern_core::event::Stream;
 use quern_core::port::{
     Cancel, Executor, Exit, Image, Images, Observer, PortError, Presented, RootFs, RootLayout, Workspace,
 };
-use quern_core::step::{Attempt, Network, Platform, Resources, Step};
+use quern_core::step::{Attempt, Network, Platform, Resources, RootAccess, Step};
 use quern_core::{ContentRef, Digest};
 use quern_exec::{LAUNCHER_ARGUMENT, LocalExecutor, LocalOptions, launcher_main};
 
@@ -82,6 +82,7 @@ fn step(network: Network) -> Step {
         user: None,
         stdin: Vec::new(),
         image: Digest::of(b"bench"),
+        root: RootAccess::ReadOnly,
         inputs: Vec::new(),
         mounts: Vec::new(),
         network,
@@ -132,6 +133,7 @@ fn measure(
     let executor = LocalExecutor::new(LocalOptions {
         workspace: bench.clone(),
         images: bench,
+        layers: Arc::new(quern_testkit::DirLayers::fresh()),
         launcher: std::env::current_exe()?,
         workers,
     })?;

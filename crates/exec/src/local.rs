@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quern_core::port::{Cancel, Executor, Exit, Images, Observer, Outcome, PortError, Usage, Workspace};
+use quern_core::port::{
+    Cancel, Executor, Exit, Images, Layers, Observer, Outcome, PortError, Usage, Workspace,
+};
 use quern_core::step::Attempt;
 use rustix::fs::MemfdFlags;
 
@@ -25,6 +27,8 @@ pub struct LocalOptions {
     pub workspace: Arc<dyn Workspace>,
     /// Where root file systems come from.
     pub images: Arc<dyn Images>,
+    /// Where what a step changes in a writable root is kept.
+    pub layers: Arc<dyn Layers>,
     /// The program that becomes a launcher: it is started with [`crate::LAUNCHER_ARGUMENT`] as its only argument
     /// and must then call [`crate::launcher_main`]. Usually the running program itself.
     pub launcher: PathBuf,
@@ -106,7 +110,7 @@ impl LocalExecutor {
         let outputs = if succeeded { plan.outputs.take()? } else { Vec::new() };
         let wall_micros = start.elapsed().as_micros() as u64;
         let usage = Usage { wall_micros, cpu_micros: cost.cpu_micros, peak_memory: cost.peak_memory };
-        Ok(Outcome { exit, outputs, usage })
+        Ok(Outcome { exit, outputs, layer: None, usage })
     }
 
     /// Waits for a worker; none if cancelled meanwhile.
@@ -167,7 +171,7 @@ impl Drop for Lent<'_> {
 }
 
 fn not_run() -> Outcome {
-    Outcome { exit: Exit::Cancelled, outputs: Vec::new(), usage: Usage::default() }
+    Outcome { exit: Exit::Cancelled, outputs: Vec::new(), layer: None, usage: Usage::default() }
 }
 
 /// The bytes as a file to read from, none for no bytes.

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 
 use quern_core::port::{Images, InlineEntry, Presented, RootLayout, Workspace};
-use quern_core::step::{Attempt, Mount, Network, Platform, Step};
+use quern_core::step::{Attempt, Mount, Network, Platform, RootAccess, Step};
 
 use crate::mounts::NAME_SERVICE;
 use crate::order::{File, Limits, Order, Placed, Point, Root, Span, What};
@@ -89,6 +89,9 @@ impl<'a> Plan<'a> {
                     What::Bind { source: text(&workspace.cache_dir(id)?)?, write: true }
                 }
                 Mount::Tmpfs { size, .. } => What::Tmpfs { size: *size },
+                Mount::Snapshot { .. } | Mount::Socket { .. } => {
+                    return Err(ExecError::Invalid("snapshots and sockets cannot be mounted yet".into()));
+                }
                 Mount::Secret { name, .. } => {
                     let value = attempt.secrets.get(name).ok_or_else(|| {
                         ExecError::Invalid(format!("there is no value for the secret `{name}`; give it one"))
@@ -135,6 +138,9 @@ fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {
 fn check(attempt: &Attempt) -> Result<(), ExecError> {
     let step = attempt.step.as_ref();
     let invalid = |reason: String| Err(ExecError::Invalid(reason));
+    if step.root == RootAccess::Writable {
+        return invalid("writable roots are not there yet".into());
+    }
     if step.argv.first().is_none_or(String::is_empty) {
         return invalid("it names no program".into());
     }

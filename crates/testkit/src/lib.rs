@@ -7,11 +7,13 @@
 pub mod again;
 pub mod blobs;
 pub mod clock;
+pub mod layers;
 pub mod meta;
 pub mod space;
 
 pub use again::Again;
 pub use blobs::{MemBlobs, blobs_suite};
 pub use clock::{ManualClock, SequentialIds};
+pub use layers::{DirLayers, layers_suite};
 pub use meta::{MemMeta, meta_suite};
 pub use space::{Finished, TempSpace};

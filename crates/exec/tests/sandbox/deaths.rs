@@ -168,6 +168,7 @@ fn a_program_that_is_no_launcher_is_named() {
     let options = |launcher: &str| quern_exec::LocalOptions {
         workspace: lab.room.clone(),
         images: lab.room.clone(),
+        layers: lab.layers.clone(),
         launcher: launcher.into(),
         workers: 1,
     };

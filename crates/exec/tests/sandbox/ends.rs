@@ -198,7 +198,7 @@ fn steps_that_make_no_sense(lab: &Lab) {
         (|s| s.outputs.push("/dev".into()), "/dev"),
         (|s| s.outputs.push("/pfs/out".into()), "already"),
         (|s| s.outputs.push("/pfs/out/sub".into()), "inside"),
-        (|s| s.mounts.push(Mount::Secret { target: "/s".into(), name: "n".into() }), "secret `n`"),
+        (|s| s.mounts.push(Mount::secret("/s", "n")), "secret `n`"),
         (|s| s.outputs.push("/bin/sh/x".into()), "file in the image"),
         (|s| s.user = Some("nobody-knows".into()), "user `nobody-knows`"),
     ];

@@ -180,7 +180,7 @@ fn setuid_programs_have_no_effect(lab: &Lab) {
 
 fn caches_cannot_lead_mounts_astray(lab: &Lab) {
     use quern_core::step::Mount;
-    let cache = |target: &str, id: &str| Mount::Cache { target: target.into(), id: id.into() };
+    let cache = |target: &str, id: &str| Mount::cache(target, id);
     let mut plant = lab.sh("ln -s /etc /cache/inner");
     plant.mounts = vec![cache("/cache", "outer")];
     lab.said(plant);

@@ -12,9 +12,10 @@ use quern_core::port::{
     Cancel, Executor, Image, Images, InlineEntry, Observer, Outcome, PortError, Presented, RootFs,
     RootLayout, Workspace,
 };
-use quern_core::step::{Attempt, Input, Network, Platform, Resources, Step};
+use quern_core::step::{Attempt, Input, Network, Platform, Resources, RootAccess, Step};
 use quern_core::{ContentRef, Digest, TreePath};
 use quern_exec::{LocalExecutor, LocalOptions};
+use quern_testkit::DirLayers;
 
 /// Names of the images a lab has.
 pub const BUSYBOX: &str = "busybox";
@@ -27,6 +28,7 @@ pub type Listing = BTreeMap<String, String>;
 pub struct Lab {
     pub dir: tempfile::TempDir,
     pub room: Arc<Room>,
+    pub layers: Arc<DirLayers>,
     pub executor: LocalExecutor,
 }
 
@@ -52,9 +54,16 @@ impl Lab {
         // A name of its own, so that its processes can be told from those of other labs.
         let own = dir.path().join("launcher");
         symlink(launcher(), &own).unwrap();
-        let options = LocalOptions { workspace: room.clone(), images: room.clone(), launcher: own, workers };
+        let layers = Arc::new(DirLayers::below(dir.path()));
+        let options = LocalOptions {
+            workspace: room.clone(),
+            images: room.clone(),
+            layers: layers.clone(),
+            launcher: own,
+            workers,
+        };
         let executor = LocalExecutor::new(options).unwrap();
-        Self { dir, room, executor }
+        Self { dir, room, layers, executor }
     }
 
     /// The launchers that run for this lab.
@@ -135,6 +144,7 @@ pub fn step(image: &str, argv: &[&str]) -> Step {
         user: None,
         stdin: Vec::new(),
         image: Digest::of(image.as_bytes()),
+        root: RootAccess::ReadOnly,
         inputs: Vec::new(),
         mounts: Vec::new(),
         network: Network::None,

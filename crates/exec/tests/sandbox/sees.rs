@@ -201,10 +201,7 @@ fn users(lab: &Lab) {
     ] {
         let mut step = lab.sh("echo $(id -u) $(id -g) $(tr '\\t' ' ' < /proc/self/status | grep ^Groups: | cut -d: -f2); touch /pfs/out/f /cache/$(id -u); echo x > /dev/stdout; cat /s");
         step.user = user.map(str::to_owned);
-        step.mounts = vec![
-            Mount::Cache { target: "/cache".into(), id: "c".into() },
-            Mount::Secret { target: "/s".into(), name: "s".into() },
-        ];
+        step.mounts = vec![Mount::cache("/cache", "c"), Mount::secret("/s", "s")];
         let mut attempt = Attempt::first(step);
         attempt.secrets.insert("s".into(), b"secret".to_vec());
         let ran = lab.attempt(&attempt, &quern_core::port::Cancel::default()).unwrap();
@@ -216,24 +213,18 @@ fn users(lab: &Lab) {
 
 fn caches_last(lab: &Lab) {
     let mut step = lab.sh("echo x >> /root/.cache/log; echo y >> /root/.cache/deep/er/log; cat /root/.cache/log /root/.cache/deep/er/log");
-    step.mounts = vec![
-        Mount::Cache { target: "/root/.cache".into(), id: "one".into() },
-        Mount::Cache { target: "/root/.cache/deep/er".into(), id: "two".into() },
-    ];
+    step.mounts = vec![Mount::cache("/root/.cache", "one"), Mount::cache("/root/.cache/deep/er", "two")];
     assert_eq!(lab.said(step.clone()), "x\ny");
     assert_eq!(lab.said(step), "x\nx\ny\ny");
     let mut in_tmp = lab.sh("ls /tmp/c; touch /tmp/other");
-    in_tmp.mounts = vec![Mount::Cache { target: "/tmp/c".into(), id: "two".into() }];
+    in_tmp.mounts = vec![Mount::cache("/tmp/c", "two")];
     assert_eq!(lab.said(in_tmp), "log");
 }
 
 fn secrets(lab: &Lab) {
     let value = "hunter2 with\nlines";
     let mut step = lab.sh("cat /run/secrets/token; echo; ls -l /run/secrets/token | cut -c1-10; env; cat /proc/self/mountinfo; ls -A /tmp; (echo x > /run/secrets/token) 2>/dev/null || echo kept; cp /tmp/in/token /pfs/out/");
-    step.mounts = vec![
-        Mount::Secret { target: "/run/secrets/token".into(), name: "token".into() },
-        Mount::Secret { target: "/tmp/in/token".into(), name: "token".into() },
-    ];
+    step.mounts = vec![Mount::secret("/run/secrets/token", "token"), Mount::secret("/tmp/in/token", "token")];
     let mut attempt = Attempt::first(step);
     attempt.secrets.insert("token".into(), value.as_bytes().to_vec());
     let ran = lab.attempt(&attempt, &quern_core::port::Cancel::default()).unwrap();
