@@ -3,11 +3,17 @@
 //! A document is identified by the digest of its bytes, so bytes that came from outside are kept and hashed as they are
 //! and never written again from these structs; the structs are written only when a document is made here.
 
+mod assemble;
+mod config;
+
 use std::collections::BTreeMap;
 
 use quern_core::Digest;
 use quern_core::step::Platform as Wanted;
 use serde::{Deserialize, Serialize};
+
+pub use assemble::{Assembled, Document, Format, assemble, assemble_index};
+pub use config::{Defaults, Healthcheck, History, ImageConfig, RootFs};
 
 /// Media types, OCI's and Docker's for the same thing side by side.
 pub mod media {
@@ -63,8 +69,14 @@ pub mod media {
 /// The annotation that carries a tag in an image layout.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
+/// The annotation with which containerd and BuildKit give the whole name of an image in a layout.
+pub const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
 /// The annotation that marks a manifest as a statement about another one, not an image to run.
 pub const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+
+/// The annotation of such a manifest with the digest of the one it is about.
+pub const REFERENCE_DIGEST: &str = "vnd.docker.reference.digest";
 
 /// What is known of a blob before it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +94,14 @@ pub struct Descriptor {
     /// For a manifest: what it runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+}
+
+impl Descriptor {
+    /// A descriptor without notes.
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Self {
+        let media_type = media_type.to_owned();
+        Self { media_type, digest, size, annotations: BTreeMap::new(), platform: None }
+    }
 }
 
 /// What an image runs on.
@@ -103,6 +123,11 @@ impl Platform {
     /// Whether an image for this runs on what is wanted.
     pub fn satisfies(&self, wanted: &Wanted) -> bool {
         self.os == wanted.os && self.architecture == wanted.arch
+    }
+
+    /// The platform that is wanted, as that of an image.
+    pub fn of(wanted: &Wanted) -> Self {
+        Self { architecture: wanted.arch.clone(), os: wanted.os.clone(), os_version: None, variant: None }
     }
 
     /// `os/architecture[/variant]`.
@@ -144,64 +169,6 @@ pub struct Manifest {
     /// Notes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-}
-
-/// How an image wants to be run, and what its layers unpack to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageConfig {
-    /// When it was made, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub created: Option<String>,
-    /// What it runs on.
-    #[serde(flatten)]
-    pub platform: Platform,
-    /// Defaults of a program run in it.
-    #[serde(default)]
-    pub config: Defaults,
-    /// The digests of its unpacked layers.
-    pub rootfs: RootFs,
-}
-
-/// Defaults of a program run in an image. Absent and `null` are the same.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Defaults {
-    /// `name-or-uid[:group-or-gid]`; empty for root.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
-    pub user: String,
-    /// `NAME=value`.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
-    pub env: Vec<String>,
-    /// Program and first arguments.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
-    pub entrypoint: Vec<String>,
-    /// Further arguments, or the program if there is no entrypoint.
-    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
-    pub cmd: Vec<String>,
-    /// Working directory; empty for `/`.
-    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
-    pub working_dir: String,
-    /// Labels.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
-    pub labels: BTreeMap<String, String>,
-}
-
-fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// The digests of unpacked layers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RootFs {
-    /// Always `layers`.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Digests of the plain tar streams, lowest first.
-    pub diff_ids: Vec<Digest>,
 }
 
 /// Why bytes are not the document they should be.

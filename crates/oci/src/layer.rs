@@ -15,7 +15,7 @@ use crate::blob::{Blob, BlobError};
 use crate::limits::Limits;
 
 pub use compress::{Codec, Compression, Compressor, InvalidCompression};
-pub use write::{LayerWriter, WriteError};
+pub use write::{LayerWriter, TarWriter, WriteError};
 
 /// The plain tar stream of a layer. Ends with an error if it outgrows the limits.
 pub struct LayerReader {

@@ -1,14 +1,14 @@
 //! Images at rest: a directory or a tar archive of blobs in OCI's image layout.
 
 mod archived;
-mod choose;
+mod docker;
+mod tags;
 mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use quern_core::Digest;
@@ -18,9 +18,9 @@ use serde::Deserialize;
 
 use crate::archive::ArchiveError;
 use crate::blob::{Blob, BlobError};
-use crate::document::{self, Descriptor, ImageConfig, Index, InvalidDocument, media};
+use crate::document::{self, CONTAINERD_NAME, Descriptor, Index, InvalidDocument, REF_NAME, media};
+use crate::image::{Image, ImageProblem, Source};
 use crate::limits::Limits;
-use crate::unpack::chain_id;
 
 pub use write::LayoutWriter;
 
@@ -36,39 +36,7 @@ pub struct Layout {
 /// Where the files of a layout are.
 enum Files {
     Directory(OwnedFd),
-    Archive {
-        file: File,
-        /// Path in the archive to first byte and length.
-        members: BTreeMap<Vec<u8>, (u64, u64)>,
-    },
-}
-
-/// One image, read and checked; its layers are not read yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// Digest of the manifest.
-    pub manifest: Digest,
-    /// The config.
-    pub config: ImageConfig,
-    /// The layers, lowest first.
-    pub layers: Vec<Layer>,
-}
-
-/// A layer as it is stored, and what it unpacks to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layer {
-    /// The blob.
-    pub descriptor: Descriptor,
-    /// Digest of the plain tar stream.
-    pub diff_id: Digest,
-}
-
-impl Image {
-    /// What identifies the root file system, however its layers are compressed: the chain id of the topmost layer, or
-    /// the digest of nothing for an image without layers.
-    pub fn chain_id(&self) -> Digest {
-        chain_id(self.layers.iter().map(|layer| layer.diff_id)).unwrap_or_else(|| Digest::of(b""))
-    }
+    Archive(docker::Archive),
 }
 
 /// Why an image could not be found or read.
@@ -100,32 +68,9 @@ pub enum LayoutError {
         /// The tags there are.
         known: Vec<String>,
     },
-    /// No image for the platform.
-    #[error("the image is not made for {wanted}, only for {}", list(known))]
-    NoSuchPlatform {
-        /// What was asked for.
-        wanted: String,
-        /// What there is.
-        known: Vec<String>,
-    },
-    /// A document that is not what it should be.
-    #[error("{what} {digest} is not valid: {problem}")]
-    Document {
-        /// Index, manifest or config.
-        what: &'static str,
-        /// Which.
-        digest: Digest,
-        /// Why.
-        problem: InvalidDocument,
-    },
-    /// Documents that do not fit together or exceed a limit.
-    #[error("the image {digest} is not valid: {reason}")]
-    Image {
-        /// Manifest or index.
-        digest: Digest,
-        /// Why.
-        reason: String,
-    },
+    /// The documents cannot be used.
+    #[error(transparent)]
+    Image(#[from] ImageProblem),
     /// A blob that is not there.
     #[error("blob {0} is missing")]
     Missing(Digest),
@@ -156,7 +101,8 @@ struct Marker {
 }
 
 impl Layout {
-    /// Opens a directory in OCI's image layout, or a tar archive of one (`docker save` makes such since version 25).
+    /// Opens a directory in OCI's image layout, a tar archive of one (`docker save` makes such since version 25), or an
+    /// archive of `docker save` before that.
     ///
     /// # Errors
     /// [`LayoutError`] if it is neither.
@@ -169,7 +115,13 @@ impl Layout {
         } else {
             let file = File::open(path).map_err(io_error)?;
             let members = archived::members(&file, limits)?;
-            Files::Archive { file, members }
+            let mut archive = docker::Archive { file, members, made: BTreeMap::new() };
+            if archive.is_docker() {
+                let index = archive.index(path, limits)?;
+                let files = Files::Archive(archive);
+                return Ok(Self { path: path.to_owned(), files, index, limits: limits.clone() });
+            }
+            Files::Archive(archive)
         };
         let index = read_index(&files, path, limits)?;
         Ok(Self { path: path.to_owned(), files, index, limits: limits.clone() })
@@ -177,7 +129,7 @@ impl Layout {
 
     /// The tags of the images in the layout, as they are written there.
     pub fn tags(&self) -> Vec<String> {
-        choose::tags(&self.index)
+        tags::tags(&self.index)
     }
 
     /// The one image with a tag (or the only image, without one) that runs on a platform. Everything but the layers is
@@ -186,7 +138,7 @@ impl Layout {
     /// # Errors
     /// [`LayoutError`].
     pub fn resolve(&self, tag: Option<&str>, platform: &Platform) -> Result<Image, LayoutError> {
-        choose::choose(self, tag, platform)
+        tags::resolve(self, tag, platform)
     }
 
     /// A blob as a stream that fails if it is not what its descriptor announces.
@@ -202,7 +154,22 @@ impl Layout {
         }
     }
 
-    /// The bytes of a document, compared with its descriptor.
+    /// What the layout holds at its top: the name of each image, if it has one, and its manifest or index.
+    pub fn entries(&self) -> impl Iterator<Item = (Option<&str>, &Descriptor)> {
+        self.index.manifests.iter().map(|entry| {
+            let name = [CONTAINERD_NAME, REF_NAME].iter().find_map(|key| entry.annotations.get(*key));
+            (name.map(String::as_str), entry)
+        })
+    }
+}
+
+impl Source for Layout {
+    type Error = LayoutError;
+
+    fn open(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, LayoutError> {
+        Ok(Box::new(self.blob(descriptor)?))
+    }
+
     fn document(&self, descriptor: &Descriptor, what: &'static str) -> Result<Vec<u8>, LayoutError> {
         let limit = self.limits.document;
         if descriptor.size > limit {
@@ -224,8 +191,7 @@ fn read_index(files: &Files, path: &Path, limits: &Limits) -> Result<Index, Layo
     let read = |name: &str| -> Result<Vec<u8>, LayoutError> {
         let io_error = |source| LayoutError::Io { path: path.join(name), source };
         let found = files.open(name.as_bytes()).map_err(io_error)?;
-        let (source, size) =
-            found.ok_or_else(|| not_a_layout(format!("it has no `{name}`{}", files.hint())))?;
+        let (source, size) = found.ok_or_else(|| not_a_layout(format!("it has no `{name}`")))?;
         if size > limits.document {
             return Err(BlobError::TooLarge { what: "an index", limit: limits.document }.into());
         }
@@ -239,24 +205,10 @@ fn read_index(files: &Files, path: &Path, limits: &Limits) -> Result<Index, Layo
         return Err(not_a_layout(format!("version {} is not known, only 1.x", marker.version)));
     }
     let bytes = read("index.json")?;
-    document::index(&bytes, media::INDEX).map_err(|problem| LayoutError::Document {
-        what: "index",
-        digest: Digest::of(&bytes),
-        problem,
-    })
+    document::index(&bytes, media::INDEX).map_err(|problem| invalid("index", &bytes, problem))
 }
 
 impl Files {
-    /// What to do with something that is nearly a layout.
-    fn hint(&self) -> &'static str {
-        match self {
-            Self::Archive { members, .. } if members.contains_key(b"manifest.json".as_slice()) => {
-                ", as archives of `docker save` before version 25; convert it by `skopeo copy docker-archive:FILE oci:DIRECTORY`"
-            }
-            _ => "",
-        }
-    }
-
     /// A file of the layout with its size; none if there is none. Links that lead out of the layout are not followed.
     fn open(&self, name: &[u8]) -> io::Result<Option<(Box<dyn Read + Send>, u64)>> {
         match self {
@@ -274,27 +226,11 @@ impl Files {
                 }
                 Ok(Some((Box::new(File::from(file)), u64::try_from(stat.st_size).unwrap_or_default())))
             }
-            Self::Archive { file, members, .. } => {
-                let Some((start, length)) = members.get(name).copied() else { return Ok(None) };
-                let source = Section { file: file.try_clone()?, at: start, end: start + length };
-                Ok(Some((Box::new(source), length)))
-            }
+            Self::Archive(archive) => archive.open(name),
         }
     }
 }
 
-/// A part of a file.
-struct Section {
-    file: File,
-    at: u64,
-    end: u64,
-}
-
-impl Read for Section {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.end - self.at).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let count = self.file.read_at(&mut buffer[..most], self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
+fn invalid(what: &'static str, bytes: &[u8], problem: InvalidDocument) -> LayoutError {
+    ImageProblem::Document { what, digest: Digest::of(bytes), problem }.into()
 }

@@ -9,7 +9,9 @@
 //! |---|---|
 //! | a user's name for an image | [`mod@reference`] |
 //! | the documents, in the order of their fields | [`document`] |
-//! | a directory or archive of blobs, and the image in it | [`layout`] |
+//! | a directory or archive of blobs | [`layout`] |
+//! | the image in it, and everything the image consists of | [`image`] |
+//! | images as an archive for others | [`save`] |
 //! | the bytes of a blob, compared with its descriptor | [`blob`] |
 //! | a layer as a plain tar stream, within limits; making a layer | [`layer`] |
 //! | the members of a tar stream | [`archive`] |
@@ -20,15 +22,18 @@
 pub mod archive;
 pub mod blob;
 pub mod document;
+pub mod image;
 pub mod layer;
 pub mod layout;
 pub mod limits;
 pub mod path;
 pub mod reference;
+pub mod save;
 pub mod unpack;
 
 pub use document::{Descriptor, ImageConfig, Index, Manifest};
-pub use layout::{Image, Layout, LayoutError, LayoutWriter};
+pub use image::{Image, ImageProblem, Source};
+pub use layout::{Layout, LayoutError, LayoutWriter};
 pub use limits::Limits;
 pub use reference::{InvalidReference, Reference};
 pub use unpack::{UnpackError, UnpackOptions, unpack_image};

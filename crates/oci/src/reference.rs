@@ -49,6 +49,17 @@ impl Reference {
         self.digest.as_ref()
     }
 
+    /// The same name for exactly these bytes.
+    pub fn with_digest(&self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self.clone() }
+    }
+
+    /// The same name, but whatever its tag points to; none if it has no tag.
+    pub fn without_digest(&self) -> Option<Self> {
+        self.tag.as_ref()?;
+        Some(Self { digest: None, ..self.clone() })
+    }
+
     /// The shortest text that means the same: `debian:12` for `docker.io/library/debian:12`.
     pub fn familiar(&self) -> String {
         let whole = self.to_string();

@@ -27,8 +27,9 @@ use rustix::io::Errno;
 
 use crate::archive::{Archive, ArchiveError, Member, MemberKind};
 use crate::blob::BlobError;
+use crate::image::Image;
 use crate::layer::LayerReader;
-use crate::layout::{Image, Layout, LayoutError};
+use crate::layout::{Layout, LayoutError};
 use crate::limits::Limits;
 use crate::path::{LayerPath, PathProblem};
 use file::Attributes;

@@ -12,8 +12,8 @@ use quern_core::Digest;
 use quern_core::step::Platform;
 use quern_oci::document::{self, Defaults, Platform as MadeFor, REFERENCE_TYPE, RootFs, media};
 use quern_oci::{
-    Descriptor, ImageConfig, Layout, LayoutError, LayoutWriter, Limits, UnpackError, UnpackOptions,
-    unpack_image,
+    Descriptor, ImageConfig, ImageProblem, Layout, LayoutError, LayoutWriter, Limits, UnpackError,
+    UnpackOptions, unpack_image,
 };
 use tempfile::TempDir;
 
@@ -39,8 +39,7 @@ fn config(arch: &str, diff_ids: Vec<Digest>) -> ImageConfig {
         MadeFor { architecture: arch.to_owned(), os: "linux".to_owned(), os_version: None, variant: None };
     let defaults =
         Defaults { env: vec!["A=1".to_owned()], working_dir: "/w".to_owned(), ..Defaults::default() };
-    let rootfs = RootFs { kind: "layers".to_owned(), diff_ids };
-    ImageConfig { created: None, platform, config: defaults, rootfs }
+    ImageConfig { config: defaults, rootfs: RootFs::new(diff_ids), ..ImageConfig::new(platform) }
 }
 
 fn platform(arch: &str) -> Platform {
@@ -118,7 +117,10 @@ fn an_image_is_found_by_tag_and_platform_and_unpacked() {
         matches!(layout.resolve(Some("v3"), &platform("amd64")), Err(LayoutError::NoSuchTag { known, .. }) if known == tags)
     );
     let error = layout.resolve(Some("v1"), &platform("riscv64")).unwrap_err();
-    assert!(matches!(&error, LayoutError::NoSuchPlatform { known, .. } if known.len() == 2), "{error}");
+    assert!(
+        matches!(&error, LayoutError::Image(ImageProblem::NoSuchPlatform { known, .. }) if known.len() == 2),
+        "{error}"
+    );
 }
 
 #[test]

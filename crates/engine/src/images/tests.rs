@@ -32,20 +32,15 @@ impl Space {
         let mut archive = header("word", word.len());
         archive.extend_from_slice(word.as_bytes());
         archive.resize(2048, 0);
-        let Platform { os, arch } = Platform::current();
         let config = ImageConfig {
-            created: None,
-            platform: MadeFor { architecture: arch, os, os_version: None, variant: None },
             config: Defaults {
                 env: vec!["PATH=/bin".into(), "A=b=c".into()],
                 working_dir: "/app".into(),
                 user: "1000".into(),
                 ..Defaults::default()
             },
-            rootfs: quern_oci::document::RootFs {
-                kind: "layers".into(),
-                diff_ids: vec![Digest::of(&archive)],
-            },
+            rootfs: quern_oci::document::RootFs::new(vec![Digest::of(&archive)]),
+            ..ImageConfig::new(MadeFor::of(&Platform::current()))
         };
         let mut writer = LayoutWriter::create(&self.path("layout")).unwrap();
         let layer = writer.blob(media::LAYER, &archive).unwrap();

@@ -1,6 +1,5 @@
 //! A plain stream as a blob: measured, hashed and compressed on the way.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
 use std::num::NonZero;
@@ -12,7 +11,7 @@ use zstd::stream::write::Encoder as ZstdWriter;
 
 use super::gzip::GzipWriter;
 use crate::document::{Descriptor, media};
-use crate::layout::Layer;
+use crate::image::Layer;
 
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,9 +164,7 @@ impl<W: Write> Compressor<W> {
             Encoder::Zstd(encoder) => encoder.finish()?.finish(),
         };
         out.flush()?;
-        let media_type = self.codec.media_type().to_owned();
-        let descriptor =
-            Descriptor { media_type, digest, size, annotations: BTreeMap::new(), platform: None };
+        let descriptor = Descriptor::new(self.codec.media_type(), digest, size);
         Ok((Layer { descriptor, diff_id }, out))
     }
 }

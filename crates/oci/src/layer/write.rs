@@ -9,7 +9,7 @@ use std::io::{self, Read, Write};
 use super::compress::{Compression, Compressor};
 use super::header;
 use crate::archive::{Member, MemberKind, Segment};
-use crate::layout::Layer;
+use crate::image::Layer;
 use crate::path::{LayerPath, PathProblem};
 
 /// Why a layer could not be written. What was written so far is of no use.
@@ -58,16 +58,7 @@ pub enum WriteError {
 }
 
 /// Writes a layer, member by member.
-///
-/// The order is the caller's: a directory stands before what is in it, the target of a hard link before the link, and
-/// no name comes twice.
-pub struct LayerWriter<W: Write> {
-    out: Compressor<W>,
-    buffer: Vec<u8>,
-}
-
-/// How much is read from a content at once.
-const BUFFER: usize = 128 << 10;
+pub struct LayerWriter<W: Write>(TarWriter<Compressor<W>>);
 
 impl<W: Write> LayerWriter<W> {
     /// Starts a layer whose blob goes to `out`.
@@ -75,7 +66,58 @@ impl<W: Write> LayerWriter<W> {
     /// # Errors
     /// [`WriteError::Write`].
     pub fn new(out: W, compression: Compression) -> Result<Self, WriteError> {
-        Ok(Self { out: Compressor::new(out, compression)?, buffer: Vec::new() })
+        Ok(Self(TarWriter::new(Compressor::new(out, compression)?)))
+    }
+
+    /// [`TarWriter::append`].
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn append(&mut self, member: &Member, content: impl Read) -> Result<(), WriteError> {
+        self.0.append(member, content)
+    }
+
+    /// [`TarWriter::whiteout`].
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn whiteout(&mut self, path: &LayerPath) -> Result<(), WriteError> {
+        self.0.whiteout(path)
+    }
+
+    /// [`TarWriter::opaque`].
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn opaque(&mut self, directory: &LayerPath) -> Result<(), WriteError> {
+        self.0.opaque(directory)
+    }
+
+    /// Writes the end of the layer. Gives it with OCI's media type, and the place it was written to.
+    ///
+    /// # Errors
+    /// [`WriteError::Write`].
+    pub fn finish(self) -> Result<(Layer, W), WriteError> {
+        Ok(self.0.finish()?.finish()?)
+    }
+}
+
+/// Writes a plain archive, member by member.
+///
+/// The order is the caller's: a directory stands before what is in it, the target of a hard link before the link, and
+/// no name comes twice.
+pub struct TarWriter<W: Write> {
+    out: W,
+    buffer: Vec<u8>,
+}
+
+/// How much is read from a content at once.
+const BUFFER: usize = 128 << 10;
+
+impl<W: Write> TarWriter<W> {
+    /// Starts an archive.
+    pub fn new(out: W) -> Self {
+        Self { out, buffer: Vec::new() }
     }
 
     /// Appends a member. For a file, `content` gives the data of its segments, one after the other and nothing else.
@@ -117,13 +159,13 @@ impl<W: Write> LayerWriter<W> {
         self.mark(directory.clone(), b".wh..wh..opq")
     }
 
-    /// Writes the end of the archive. Gives the layer, with OCI's media type, and the place it was written to.
+    /// Writes the end of the archive and gives the place it was written to.
     ///
     /// # Errors
     /// [`WriteError::Write`].
-    pub fn finish(mut self) -> Result<(Layer, W), WriteError> {
+    pub fn finish(mut self) -> Result<W, WriteError> {
         self.out.write_all(&[0; 1024])?;
-        Ok(self.out.finish()?)
+        Ok(self.out)
     }
 
     fn mark(&mut self, directory: LayerPath, name: &[u8]) -> Result<(), WriteError> {

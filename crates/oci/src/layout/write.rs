@@ -41,13 +41,7 @@ impl LayoutWriter {
         let partial = place.with_extension("partial");
         fs::write(&partial, bytes)?;
         fs::rename(&partial, &place)?;
-        Ok(Descriptor {
-            media_type: media_type.to_owned(),
-            digest,
-            size: bytes.len() as u64,
-            annotations: BTreeMap::new(),
-            platform: None,
-        })
+        Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
     }
 
     /// Keeps a manifest of layers kept before. The config must name the digests of the unpacked layers.
