@@ -26,6 +26,7 @@
 pub mod cron;
 pub mod decode;
 pub mod diagnostic;
+pub mod dockerfile;
 pub mod duration;
 pub mod glob;
 pub mod pachignore;
