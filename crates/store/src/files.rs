@@ -1,13 +1,26 @@
 //! Trees of files with all their metadata: selected, hashed, copied into layers.
 //!
 //! A [`FileSource`] is a tree that can be read: a [`Context`] on the user's disk, a view over layers. A [`Selection`] says which of its
-//! files a `COPY` means. [`content_digest`] tells whether what is selected is what it was; [`Draft`] puts it into a
-//! layer.
+//! files a `COPY` means, [`content_digest`] whether they are what they were.
 
+mod context;
+mod digest;
+mod filter;
+mod known;
+mod look;
+mod pattern;
 mod resolve;
+mod select;
 mod source;
+mod xattr;
 
+pub use context::{Context, Survey, SurveyError};
+pub use digest::content_digest;
+pub use filter::{PathFilter, Verdict};
+pub use known::{KnownDigests, Trust};
+pub use pattern::PatternError;
 pub use resolve::{Last, ResolveError, resolve};
+pub use select::{SelectError, Selected, Selection};
 pub use source::{
-    Content, Entry, FileKind, FileSource, Inode, SourceError, Stat, Witness, Xattrs, keeps_xattr,
+    Absence, Content, Entry, FileKind, FileSource, Inode, SourceError, Stat, Witness, Xattrs, keeps_xattr,
 };

@@ -14,7 +14,7 @@ mod hash;
 mod list;
 mod memory;
 mod settle;
-mod stamp;
+pub(crate) mod stamp;
 mod survey;
 
 use std::fmt;
@@ -237,7 +237,7 @@ impl Importer {
         let gathered = gather(&scene)?;
         if gathered.news {
             let bytes = memory::encode(&gathered.folders, &gathered.trees, gathered.started, self.epoch);
-            memory::write(&file, &bytes)
+            crate::sealed::write(&file, &bytes)
                 .map_err(|e| PortError::io(format!("writing {}", file.display()), e))?;
         }
         Ok(gathered.import)

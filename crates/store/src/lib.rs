@@ -18,6 +18,7 @@ mod layout;
 mod lease;
 mod meta;
 mod prune;
+mod sealed;
 mod sqlite;
 mod store;
 mod tidy;

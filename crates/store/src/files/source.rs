@@ -69,7 +69,7 @@ pub struct Entry {
     pub stat: Stat,
 }
 
-/// What [`FileSource::content`] tells of a regular file.
+/// What [`FileSource::content`] tells of a file or directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
     /// Of its bytes.
@@ -105,7 +105,7 @@ pub trait FileSource: Send + Sync {
     /// [`SourceError::Absent`] if there is no link, or if it cannot be read.
     fn target(&self, path: &Path) -> Result<PathBuf, SourceError>;
 
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading, extended attributes included.
     ///
     /// # Errors
     /// [`SourceError::Absent`] if there is no such file, or if it cannot be opened.
@@ -123,14 +123,16 @@ pub trait FileSource: Send + Sync {
         None
     }
 
-    /// The digest of the bytes of a regular file whose `stat` was seen; called from several threads. Sources that are read
-    /// again and again remember it.
+    /// The digest of the bytes of a regular file, or of no bytes for a directory, that was seen as `stat`; called from several
+    /// threads. Sources that are read again and again remember it.
     ///
     /// # Errors
     /// [`SourceError::Changed`] if the file is not the one that was seen, or if it cannot be read.
     fn content(&self, path: &Path, stat: &Stat) -> Result<Content, SourceError> {
-        let _ = stat;
-        let digest = digest_of(&mut self.open(path)?).map_err(|e| SourceError::io(path, e))?;
+        let digest = match stat.kind {
+            FileKind::Dir => Digest::of(b""),
+            _ => digest_of(&mut self.open(path)?).map_err(|e| SourceError::io(path, e))?,
+        };
         Ok(Content { digest, xattrs: true })
     }
 
@@ -143,11 +145,20 @@ pub trait FileSource: Send + Sync {
         Ok(Witness::Same)
     }
 
-    /// Whether something stands at a path, but is kept out of this source by ignore rules.
-    fn is_ignored(&self, path: &Path) -> bool {
-        let _ = path;
-        false
+    /// What helps to understand why nothing stands at a path.
+    fn absence(&self, path: &Path) -> Absence {
+        let beside = self.list(path.parent().unwrap_or(Path::new(""))).unwrap_or_default();
+        Absence { ignored: false, beside: beside.into_iter().map(|entry| entry.name).collect() }
     }
+}
+
+/// See [`FileSource::absence`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Absence {
+    /// Something is there, but kept out of the source by ignore rules.
+    pub ignored: bool,
+    /// The names in the directory it would be in.
+    pub beside: Vec<OsString>,
 }
 
 /// What is known of bytes that were read from a source.

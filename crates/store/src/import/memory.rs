@@ -7,11 +7,8 @@
 //!              entries, ascending by name: code u8, 0 u8 x3 | end of name u32 | stamp 40 | digest 32
 //!              names, one after the other
 //! ```
-//! Numbers are little-endian; the checksum covers everything after it; entry 0 is the source directory itself. The
-//! file is replaced by renaming and is not synced: one that is torn or of another version is as good as none.
+//! Numbers are little-endian; entry 0 is the source directory itself. [`sealed`] tells when the file is believed.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::Path;
 
 use quern_core::{ContentRef, Digest};
@@ -20,9 +17,9 @@ use super::Kind;
 use super::list::{Folder, Names};
 use super::stamp::Stamp;
 use super::survey::Found;
+use crate::sealed::{self, HEADER};
 
 const MAGIC: &[u8; 8] = b"qnimprt1";
-const HEADER: usize = 40;
 const STAMP: usize = 40;
 const FOLDER: usize = STAMP + 32 + 8 + 8;
 const ENTRY: usize = 8 + STAMP + 32;
@@ -108,13 +105,7 @@ impl Code {
 impl Memory {
     /// Reads a memory file; none if there is none that can be believed.
     pub fn read(path: &Path) -> Option<Self> {
-        let bytes = std::fs::read(path).ok()?;
-        if bytes.len() < HEADER || bytes[..8] != MAGIC[..] || u64_at(&bytes, 32) != bytes.len() as u64 {
-            return None;
-        }
-        if crc32fast::hash(&bytes[12..]) != u32_at(&bytes, 8) {
-            return None;
-        }
+        let bytes = sealed::read(path, MAGIC)?;
         let folders = u32_at(&bytes, 12) as usize;
         let (started, epoch) = (u64_at(&bytes, 16) as i64, u64_at(&bytes, 24));
         Some(Self { bytes, folders, started, epoch })
@@ -187,8 +178,7 @@ impl Entry<'_> {
 pub(super) fn encode(folders: &[Folder<'_>], trees: &[ContentRef], started: i64, epoch: u64) -> Vec<u8> {
     let entries: usize = folders.iter().map(Folder::len).sum();
     let mut out = Vec::with_capacity(HEADER + folders.len() * (FOLDER + 8) + entries * (ENTRY + 16));
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[0; sealed::OWN]);
     out.extend_from_slice(&(folders.len() as u32).to_le_bytes());
     out.extend_from_slice(&started.to_le_bytes());
     out.extend_from_slice(&epoch.to_le_bytes());
@@ -199,10 +189,7 @@ pub(super) fn encode(folders: &[Folder<'_>], trees: &[ContentRef], started: i64,
         out[HEADER + number * 8..][..8].copy_from_slice(&start.to_le_bytes());
         encode_folder(&mut out, folder, tree, trees);
     }
-    let len = out.len() as u64;
-    out[32..40].copy_from_slice(&len.to_le_bytes());
-    let crc = crc32fast::hash(&out[12..]);
-    out[8..12].copy_from_slice(&crc.to_le_bytes());
+    sealed::seal(&mut out, MAGIC);
     out
 }
 
@@ -266,17 +253,6 @@ fn put_stamp(out: &mut [u8], at: usize, stamp: &Stamp) {
     for (place, word) in out[at..at + STAMP].chunks_exact_mut(8).zip(words) {
         place.copy_from_slice(&word.to_le_bytes());
     }
-}
-
-/// Replaces a memory file.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(bytes)?;
-    let file: File = file.persist(path)?;
-    drop(file);
-    Ok(())
 }
 
 fn stamp_at(bytes: &[u8], at: usize) -> Stamp {

@@ -12,7 +12,7 @@ use super::Kind;
 ///
 /// Two equal stamps mean equal content only if the change time is [settled](Self::settled).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Stamp {
+pub(crate) struct Stamp {
     pub dev: u64,
     pub inode: u64,
     pub size: u64,
@@ -43,7 +43,7 @@ impl Stamp {
 }
 
 /// The wall clock in nanoseconds, the same clock as file times.
-pub(super) fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
@@ -82,6 +82,6 @@ fn seen(found: &Statx) -> Seen {
     Seen { kind, executable: found.stx_mode & 0o100 != 0, stamp }
 }
 
-fn nanos(time: StatxTimestamp) -> i64 {
+pub(crate) fn nanos(time: StatxTimestamp) -> i64 {
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }

@@ -3,6 +3,7 @@
 //! The kernel resolves every path in one call that refuses to step outside (`openat2`), so a directory swapped
 //! for a link by somebody else while we walk cannot lead us away, which checking names first could not promise.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, openat2};
@@ -21,19 +22,25 @@ pub(crate) enum Through {
 ///
 /// # Errors
 /// `ELOOP` for a link where none is allowed, `EXDEV` for one that leads outside, and what `open` gives.
-pub(crate) fn open(root: impl AsFd, path: &str, through: Through, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(crate) fn open(
+    root: impl AsFd,
+    path: impl AsRef<OsStr>,
+    through: Through,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     create(root, path, through, flags, Mode::empty())
 }
 
 /// As [`open`], for flags that may create the file with `mode`.
 pub(crate) fn create(
     root: impl AsFd,
-    path: &str,
+    path: impl AsRef<OsStr>,
     through: Through,
     flags: OFlags,
     mode: Mode,
 ) -> Result<OwnedFd, Errno> {
-    let path = if path.is_empty() { "." } else { path };
+    let path = path.as_ref();
+    let path = if path.is_empty() { OsStr::new(".") } else { path };
     let resolve = match through {
         Through::NoLinks => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS,
         Through::Links => ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
@@ -49,7 +56,7 @@ pub(crate) fn create(
 }
 
 /// Opens a directory below `root` for reading its names.
-pub(crate) fn open_dir(root: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_dir(root: impl AsFd, path: impl AsRef<OsStr>) -> Result<OwnedFd, Errno> {
     open(root, path, Through::NoLinks, OFlags::RDONLY | OFlags::DIRECTORY)
 }
 
