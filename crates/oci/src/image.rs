@@ -22,6 +22,8 @@ pub struct Image {
     pub manifest: Digest,
     /// Digest of the config, which Docker calls the id of the image.
     pub id: Digest,
+    /// What names the manifest and the config.
+    pub documents: [Descriptor; 2],
     /// The config.
     pub config: ImageConfig,
     /// The layers, lowest first.

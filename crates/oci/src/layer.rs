@@ -51,6 +51,11 @@ impl LayerReader {
         Ok(Self { decoder, digest: DigestWriter::new(), unpacked: 0, limits: limits.clone() })
     }
 
+    /// How many bytes of the plain stream have been read.
+    pub fn unpacked(&self) -> u64 {
+        self.unpacked
+    }
+
     /// Reads what is left, compares the blob with its descriptor and gives the digest of the plain stream.
     ///
     /// # Errors

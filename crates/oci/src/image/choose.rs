@@ -48,7 +48,7 @@ struct Search<'a, S> {
 }
 
 struct Candidate {
-    digest: Digest,
+    entry: Descriptor,
     manifest: Manifest,
     config: ImageConfig,
 }
@@ -97,7 +97,7 @@ impl<S: Source> Search<'_, S> {
             problem,
         })?;
         if config.platform.satisfies(self.platform) {
-            self.found.push(Candidate { digest: entry.digest, manifest, config });
+            self.found.push(Candidate { entry: entry.clone(), manifest, config });
         } else {
             self.others.push(config.platform.name());
         }
@@ -107,7 +107,8 @@ impl<S: Source> Search<'_, S> {
 
 impl Candidate {
     fn image(self, max_layers: usize) -> Result<Image, ImageProblem> {
-        let refuse = |reason| ImageProblem::Image { digest: self.digest, reason };
+        let digest = self.entry.digest;
+        let refuse = |reason| ImageProblem::Image { digest, reason };
         let (layers, diff_ids) = (&self.manifest.layers, &self.config.rootfs.diff_ids);
         if layers.len() != diff_ids.len() {
             return Err(refuse(format!(
@@ -127,8 +128,9 @@ impl Candidate {
         }
         let layers = layers.iter().cloned().zip(diff_ids.iter().copied());
         Ok(Image {
-            manifest: self.digest,
+            manifest: digest,
             id: self.manifest.config.digest,
+            documents: [self.entry, self.manifest.config],
             layers: layers.map(|(descriptor, diff_id)| Layer { descriptor, diff_id }).collect(),
             config: self.config,
         })
