@@ -259,8 +259,9 @@ pub enum RootLayout {
 /// directory is never renamed by reference, no file has attributes only. Once committed, a layer never changes.
 ///
 /// Obligations: ids of committed layers are fresh, however alike their content is; a crash leaves of a commit either
-/// nothing or the whole layer; drafts nobody commits or discards are removed when their owner is gone; content,
-/// owners, modes, times, hard links and extended attributes come out of `open` as they went into the draft.
+/// nothing or the whole layer, although nothing in a draft was synced by the step that wrote it; drafts nobody commits or discards are removed when their owner is gone; content,
+/// owners, modes, times, hard links and extended attributes come out of `open` as they went into the draft. Layers hold
+/// setuid programs and devices: the directories above them are closed to other users.
 pub trait Layers: Send + Sync {
     /// The directories of layers, in the order asked for (lowest first). [`PortError::Missing`] names a layer that is gone.
     fn open(&self, layers: &[Digest]) -> Result<OpenLayers, PortError>;

@@ -76,6 +76,9 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_process_madvise,
 ];
 
+/// Of these, what image builds may do.
+const ALLOWED_IN_BUILDS: &[i64] = &[libc::SYS_chroot];
+
 #[cfg(target_arch = "x86_64")]
 const FORBIDDEN_HERE: &[i64] = &[libc::SYS_iopl, libc::SYS_ioperm, libc::SYS_uselib, libc::SYS_modify_ldt];
 #[cfg(not(target_arch = "x86_64"))]
@@ -144,18 +147,36 @@ const ARCHITECTURE: u32 = 0xC000_003E;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: u32 = 0xC000_00B7;
 
-/// The filter, ready for the kernel.
-pub(crate) struct Filter(Vec<sock_filter>);
+/// The filters, ready for the kernel.
+pub(crate) struct Filter {
+    full: Vec<sock_filter>,
+    builds: Vec<sock_filter>,
+}
+
+/// Which filter a step gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Strictness {
+    /// All that is listed is refused.
+    Full,
+    /// For image builds, where tools set up another root inside of theirs: `chroot` is allowed.
+    Builds,
+}
 
 impl Filter {
-    /// Puts the filter together.
+    /// Puts the filters together.
     pub fn new() -> Self {
-        Self(assemble(&instructions()))
+        let filter = |strictness| assemble(&instructions(strictness));
+        Self { full: filter(Strictness::Full), builds: filter(Strictness::Builds) }
     }
 
-    /// Puts this process and all its descendants under the filter. They must have renounced new privileges.
-    pub fn apply(&self) -> Result<(), Refusal> {
-        sys::set_filter(&self.0).doing("setting the system call filter")
+    /// Puts this process and all its descendants under a filter. It must have renounced new privileges or have
+    /// `CAP_SYS_ADMIN`.
+    pub fn apply(&self, strictness: Strictness) -> Result<(), Refusal> {
+        let filter = match strictness {
+            Strictness::Full => &self.full,
+            Strictness::Builds => &self.builds,
+        };
+        sys::set_filter(filter).doing("setting the system call filter")
     }
 }
 
@@ -198,7 +219,7 @@ const NUMBER: u32 = 0;
 const ARCH: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-fn instructions() -> Vec<Instruction> {
+fn instructions(strictness: Strictness) -> Vec<Instruction> {
     use Instruction::{Go, Here, If, Load};
     let mut program = vec![
         Load(ARCH),
@@ -206,9 +227,11 @@ fn instructions() -> Vec<Instruction> {
         Load(NUMBER),
         If(Compare::Greater, NEWEST, To::Unknown),
     ];
+    let allowed = if strictness == Strictness::Builds { ALLOWED_IN_BUILDS } else { &[] };
+    let forbidden = FORBIDDEN.iter().chain(FORBIDDEN_HERE).filter(|call| !allowed.contains(call));
     let tests = SOMETIMES.iter().enumerate().map(|(place, sometimes)| (sometimes.call, To::Arguments(place)));
     let tests = tests
-        .chain(FORBIDDEN.iter().chain(FORBIDDEN_HERE).map(|call| (*call, To::Forbid)))
+        .chain(forbidden.map(|call| (*call, To::Forbid)))
         .chain(UNKNOWN.iter().map(|call| (*call, To::Unknown)));
     let mut tests: Vec<_> = tests.map(|(call, to)| (call as u32, to)).collect();
     tests.sort_unstable_by_key(|(call, _)| *call);
@@ -294,7 +317,7 @@ fn assemble(program: &[Instruction]) -> Vec<sock_filter> {
 #[cfg(test)]
 #[expect(unsafe_code, reason = "system calls that no library offers")]
 mod tests {
-    use super::{ARCHITECTURE, FORBIDDEN, FORBIDDEN_HERE, Filter, NEWEST, UNKNOWN};
+    use super::{ARCHITECTURE, FORBIDDEN, FORBIDDEN_HERE, Filter, NEWEST, Strictness, UNKNOWN};
     use libc::{c_long, syscall};
     use std::io::Error;
 
@@ -305,7 +328,7 @@ mod tests {
         // A filter is a thread's own, so that the test program as a whole stays free.
         let thread = std::thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).unwrap();
-            Filter::new().apply().unwrap();
+            Filter::new().apply(Strictness::Full).unwrap();
             let failure = |call: &Call| match call() {
                 -1 => Error::last_os_error().raw_os_error().unwrap(),
                 _ => 0,
@@ -382,18 +405,20 @@ mod tests {
 
     #[test]
     fn every_listed_call_meets_its_verdict_and_no_other_does() {
-        let program = Filter::new().0;
+        let Filter { full, builds } = Filter::new();
         let mut steps = 0;
-        for call in 0..=NEWEST {
+        for (call, builds_may) in (0..=NEWEST).flat_map(|call| [(call, false), (call, true)]) {
             let number = i64::from(call);
+            let program = if builds_may { &builds } else { &full };
             let expected = match () {
+                () if builds_may && call == libc::SYS_chroot as u32 => 0x7fff_0000,
                 () if FORBIDDEN.contains(&number) || FORBIDDEN_HERE.contains(&number) => 0x0005_0001,
                 () if UNKNOWN.contains(&number) => 0x0005_0026,
                 () => 0x7fff_0000,
             };
-            assert_eq!(verdict(&program, ARCHITECTURE, call, &mut steps), expected, "call {call}");
-            assert_eq!(verdict(&program, ARCHITECTURE ^ 1, call, &mut 0), 0x8000_0000, "call {call}");
+            assert_eq!(verdict(program, ARCHITECTURE, call, &mut steps), expected, "call {call}");
+            assert_eq!(verdict(program, ARCHITECTURE ^ 1, call, &mut 0), 0x8000_0000, "call {call}");
         }
-        assert!(steps < 16 * NEWEST as usize, "{steps} steps are paid with every sandbox");
+        assert!(steps < 2 * 16 * NEWEST as usize, "{steps} steps are paid with every sandbox");
     }
 }

@@ -20,14 +20,16 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::filter::Filter;
+use crate::devices::Devices;
+use crate::filter::{Filter, Strictness};
 use crate::groups::{Covered, OWN_PROCESSES};
 use crate::mounts::{self, Source};
 use crate::network::{QuietNetwork, start_loopback};
-use crate::order::{Cost, Limits, Order};
+use crate::order::{Cost, Limits, Order, Root};
+use crate::own_root::Room;
 use crate::refusal::{Doing, Refusal};
 use crate::sys::{self, ExecList};
-use crate::user::User;
+use crate::user::{self, User};
 
 /// What root keeps: enough to install packages and to give files away, nothing that reaches beyond files and
 /// processes of the sandbox.
@@ -39,6 +41,15 @@ const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETGID)
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::NET_BIND_SERVICE);
+/// What root keeps besides in an image build, where packages set up users, services and file capabilities. What it can do with
+/// them stays in the sandbox: no device made in it can be opened, and raw sockets reach the network it was given.
+const KEPT_IN_BUILDS: CapabilitySet = KEPT
+    .union(CapabilitySet::AUDIT_WRITE)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SYS_CHROOT);
 /// Capabilities are numbered up to here at most.
 const MOST_CAPABILITIES: u32 = 63;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -57,7 +68,7 @@ pub(crate) struct Sandbox<'a> {
     pub payload: &'a [u8],
     /// Standard output, standard error and, unless it is empty, standard input.
     pub streams: &'a [OwnedFd],
-    /// Where the root is mounted in the launcher's namespace.
+    /// Where the root is mounted in the launcher's namespace, or what it is made with.
     pub root: &'a std::path::Path,
     /// The system call filter.
     pub filter: &'a Filter,
@@ -113,14 +124,20 @@ impl Sandbox<'_> {
 
     fn build(&self) -> Result<User, Refusal> {
         self.die_with_launcher()?;
+        umask(rustix::fs::Mode::from_raw_mode(0o022));
         match self.network {
             Some(network) => network.enter()?,
             None if !self.order.host_network => start_loopback()?,
             None => {}
         }
-        let sources = mounts::open_sources(&self.order.mounts)?;
-        let host_files = if self.order.host_network { mounts::open_name_service()? } else { Vec::new() };
-        self.enter_root()?;
+        let mut room = match self.order.root {
+            Root::Own { .. } => Some(Room::new(self.root, self.in_user_namespace)?),
+            _ => None,
+        };
+        let sources = mounts::open_sources(&self.order.mounts, room.as_mut())?;
+        let shows_names = self.order.host_network && !self.order.changes_root();
+        let host_files = if shows_names { mounts::open_name_service()? } else { Vec::new() };
+        self.enter_root(room.as_ref(), &sources)?;
         let user = User::find(self.order.user.as_deref())?;
         if self.in_user_namespace && (user.uid, user.gid) != (0, 0) {
             let reason = "an ordinary user can run steps only as root of the sandbox, which is that user outside; \
@@ -132,7 +149,6 @@ impl Sandbox<'_> {
         }
         self.mount_all(sources, host_files, &user)?;
         rustix::system::sethostname(HOST_NAME).doing("naming the sandbox")?;
-        umask(rustix::fs::Mode::from_raw_mode(0o022));
         self.set_limits(&self.order.limits)?;
         self.drop_privileges()?;
         Ok(user)
@@ -153,11 +169,21 @@ impl Sandbox<'_> {
         Ok(())
     }
 
-    fn enter_root(&self) -> Result<(), Refusal> {
-        chdir(self.root).doing("entering the root")?;
+    fn enter_root(&self, room: Option<&Room>, sources: &[Source]) -> Result<(), Refusal> {
+        let (root, devices) = match (&self.order.root, room) {
+            (Root::Own { layers, upper }, Some(room)) => {
+                let mut points = self.order.points.clone();
+                points.extend(mounts::points_of(&self.order.mounts, sources)?);
+                let own = upper.is_some();
+                let devices = if own { Devices::open_own } else { Devices::open_shared };
+                (room.mount_root(layers, upper.as_ref(), &points)?, devices(self.root)?)
+            }
+            _ => (self.root.to_owned(), Devices::Prepared),
+        };
+        chdir(&root).doing("entering the root")?;
         pivot_root(".", ".").doing("changing the root")?;
         // With the machine's root still below: a user namespace gets a new /proc only where it sees a whole one.
-        mounts::mount_standard()?;
+        mounts::mount_standard(devices, self.order.changes_root())?;
         unmount(".", UnmountFlags::DETACH).doing("leaving the machine's root")?;
         chdir("/").doing("entering the root")
     }
@@ -175,7 +201,7 @@ impl Sandbox<'_> {
             file.show()?;
         }
         if self.order.make_cwd {
-            fs::create_dir_all(&self.order.cwd).doing("making the working directory")?;
+            mounts::make_place(&self.order.cwd, false)?;
         }
         if user.uid != 0 {
             // So that a program that is not root can open /dev/stdout.
@@ -210,24 +236,35 @@ impl Sandbox<'_> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).doing("hiding the first process")?;
         let mut kept: Vec<_> = self.streams.iter().chain([&self.report]).map(AsRawFd::as_raw_fd).collect();
         sys::close_all_but(&mut kept).doing("closing the launcher's files")?;
+        let builds = self.order.changes_root();
+        let kept = if builds { KEPT_IN_BUILDS } else { KEPT };
         for number in 0..=MOST_CAPABILITIES {
             let capability = CapabilitySet::from_bits_retain(1 << number);
-            match remove_unless_kept(capability) {
+            match if kept.contains(capability) {
+                Ok(())
+            } else {
+                remove_capability_from_bounding_set(capability)
+            } {
                 Err(Errno::INVAL) => break,
                 other => other.doing("dropping capabilities")?,
             }
         }
         clear_ambient_capability_set().doing("dropping capabilities")?;
         // A launcher that lacks some itself, as root of a container may, hands on what it has.
-        let kept = KEPT & capabilities(None).doing("reading capabilities")?.permitted;
+        let kept = kept & capabilities(None).doing("reading capabilities")?.permitted;
         let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+        if builds {
+            // Setuid programs work there, up to the capabilities kept; so the filter is set while that is allowed.
+            self.filter.apply(Strictness::Builds)?;
+            return set_capabilities(None, sets).doing("dropping capabilities");
+        }
         set_capabilities(None, sets).doing("dropping capabilities")?;
         set_no_new_privs(true).doing("renouncing new privileges")?;
-        self.filter.apply()
+        self.filter.apply(Strictness::Full)
     }
 
     fn start(&self, user: &User) -> Result<Pid, Refusal> {
-        let program = Program::new(self.order)?;
+        let program = Program::new(self.order, user)?;
         // The sandbox's own null device: it is read-only mounted, so that root cannot change its owner or mode.
         let nothing = File::open("/dev/null").doing("opening an empty standard input")?;
         let [out, err, rest @ ..] = self.streams else {
@@ -313,7 +350,7 @@ struct Program {
 }
 
 impl Program {
-    fn new(order: &Order) -> Result<Self, Refusal> {
+    fn new(order: &Order, user: &User) -> Result<Self, Refusal> {
         let text = |text: &str| CString::new(text).doing("passing a text with a NUL byte to the program");
         let name = &order.argv[0];
         let mut env = order.env.clone();
@@ -324,6 +361,9 @@ impl Program {
                 DEFAULT_PATH.to_owned()
             }
         };
+        if order.changes_root() && !env.iter().any(|entry| entry.starts_with("HOME=")) {
+            env.push(format!("HOME={}", user::home_of(user.uid)));
+        }
         let places = if name.contains('/') {
             vec![text(name)?]
         } else {
@@ -353,10 +393,6 @@ impl Program {
         }
         best
     }
-}
-
-fn remove_unless_kept(capability: CapabilitySet) -> Result<(), Errno> {
-    if KEPT.contains(capability) { Ok(()) } else { remove_capability_from_bounding_set(capability) }
 }
 
 /// Waits for the program, then ends and reaps whatever it left behind: after the report nothing of the step

@@ -20,7 +20,7 @@ use crate::groups::Groups;
 use crate::init::{MEMORY_SCORE, MOST_REPORT, Report, Sandbox};
 use crate::mounts;
 use crate::network::QuietNetwork;
-use crate::order::{Cost, Ending, Order, Reply, Request};
+use crate::order::{Cost, Ending, Order, Reply, Request, Root};
 use crate::privilege;
 use crate::refusal::{Doing, Refusal};
 use crate::root::Roots;
@@ -196,6 +196,10 @@ impl Launcher {
         drop((streams, report));
         let network = network.or_else(|| QuietNetwork::of(process.pid).filter(|_| !order.host_network));
         let mut reply = watch(wire, &process, &reports);
+        if matches!(order.root, Root::Own { .. }) {
+            // Its mounts go with its last process; what they wrote to is about to be read or removed.
+            let _ = waitpid(Some(process.pid), WaitOptions::empty());
+        }
         if let Ok(Reply::Ended(ending)) = &mut reply
             && ending.code != 0
         {

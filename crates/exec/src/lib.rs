@@ -6,15 +6,21 @@
 //! | file | what happens there |
 //! |---|---|
 //! | `local.rs` | the executor port: a worker is found, outputs are kept |
-//! | `plan.rs` | the step's names become places of this machine |
+//! | `plan.rs`, `checks.rs` | the step's names become places of this machine |
 //! | `worker.rs`, `log.rs` | the order goes to a launcher, what the step says comes back |
 //! | `launcher.rs`, `root.rs` | the launcher prepares the root and clones a process into new namespaces |
+//! | `own_root.rs`, `overlay.rs` | or that process mounts a root of its own, which an image build can change |
 //! | `init.rs`, `mounts.rs`, `filter.rs` | that process builds the sandbox from inside, starts the program, ends what it leaves |
 //!
 //! The central decision: each worker has a *launcher*, a process of one thread that is this program executed
 //! again. Cloning from a program with threads is undefined in practice, and an OCI runtime per step costs
 //! several times the step; the launcher also keeps everything that steps share, so that a sandbox costs little
 //! more than the kernel's work. Refused: pooled sandboxes that run one step after another (state leaks).
+//!
+//! A step of an image build (one whose root is writable) sees what a Docker build shows it: a root to change, with `/tmp`
+//! as a part of it, a `/dev` of its own, a read-only `/sys`, `/etc/hosts` and `/etc/resolv.conf`, setuid programs that work, and
+//! Docker's default capabilities. What it changed is an upper directory of overlayfs, and nothing of the sandbox
+//! is left in it: places that the image lacks lie in memory. No device it makes can be opened.
 //!
 //! What keeps a step in: namespaces (mount, pid, ipc, uts, cgroup, network), a read-only root, no new privileges, few
 //! capabilities (`init.rs`), a system call filter (`filter.rs`), a read-only `/proc`, control groups where they are
@@ -27,6 +33,8 @@
 //! [`quern_core::port::Exit::OutOfMemory`], and processor time is not limited. A step that is root can leave
 //! setuid files in an output directory: keep the folder of those directories closed to other users.
 
+mod checks;
+mod devices;
 mod filter;
 mod groups;
 mod init;
@@ -36,10 +44,13 @@ mod log;
 mod mounts;
 mod network;
 mod order;
+mod overlay;
+mod own_root;
 mod plan;
 mod privilege;
 mod refusal;
 mod root;
+mod skeleton;
 mod sys;
 mod user;
 mod wire;

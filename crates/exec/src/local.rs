@@ -14,7 +14,7 @@ use rustix::fs::MemfdFlags;
 
 use crate::log::Log;
 use crate::order::{Cost, Reply};
-use crate::plan::Plan;
+use crate::plan::{Plan, Ports};
 use crate::refusal::ExecError;
 use crate::worker::{End, Stop, Worker};
 
@@ -82,7 +82,7 @@ impl LocalExecutor {
     ) -> Result<Outcome, ExecError> {
         let Some(mut worker) = self.worker(cancel)? else { return Ok(not_run()) };
         let start = Instant::now();
-        let plan = Plan::make(attempt, self.options.workspace.as_ref(), self.options.images.as_ref())?;
+        let plan = Plan::make(attempt, self.ports())?;
         let stdin = in_memory(&attempt.step.stdin).map_err(ExecError::Talk)?;
         let mut log = Log::new(observer);
         let run = worker.worker.as_mut().expect("a lent worker is there until it is given back");
@@ -107,10 +107,15 @@ impl LocalExecutor {
             End::Replied(_) => return Err(ExecError::LauncherLost),
         };
         let succeeded = matches!(exit, Exit::Code(code) if code == 0 || attempt.step.accept.contains(&code));
-        let outputs = if succeeded { plan.outputs.take()? } else { Vec::new() };
+        let (outputs, layer) = if succeeded { plan.results.keep()? } else { (Vec::new(), None) };
         let wall_micros = start.elapsed().as_micros() as u64;
         let usage = Usage { wall_micros, cpu_micros: cost.cpu_micros, peak_memory: cost.peak_memory };
-        Ok(Outcome { exit, outputs, layer: None, usage })
+        Ok(Outcome { exit, outputs, layer, usage })
+    }
+
+    fn ports(&self) -> Ports<'_> {
+        let LocalOptions { workspace, images, layers, .. } = &self.options;
+        Ports { workspace: workspace.as_ref(), images: images.as_ref(), layers: layers.as_ref() }
     }
 
     /// Waits for a worker; none if cancelled meanwhile.

@@ -7,13 +7,20 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::CWD;
-use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remount, move_mount, open_tree};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, openat};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree,
+    unmount,
+};
 
-use crate::order::{File, Placed, Span, What};
+use crate::devices::Devices;
+use crate::order::{File, Placed, Point, Upper, What};
+use crate::own_root::Room;
 use crate::refusal::{Doing, Refusal};
+use crate::skeleton;
 use crate::sys;
 use crate::user::User;
 
@@ -23,20 +30,67 @@ pub(crate) type Source = Option<OwnedFd>;
 const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 /// Files of /proc that tell about the machine and cannot be made harmless by being read-only.
 const MASKED: [&str; 3] = ["/proc/kcore", "/proc/keys", "/proc/timer_list"];
+/// Tables of the machine's firmware, which may hold keys.
+const FIRMWARE: &str = "/sys/firmware";
 /// What finds names on the machine's network.
 pub(crate) const NAME_SERVICE: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
-/// Opens the directories to be shown, in the order of the mounts.
-pub(crate) fn open_sources(mounts: &[Placed]) -> Result<Vec<Source>, Refusal> {
-    mounts
-        .iter()
-        .map(|placed| match &placed.what {
-            What::Bind { source, write } => {
-                detached(source, PLAIN | if *write { 0 } else { libc::MOUNT_ATTR_RDONLY }).map(Some)
-            }
-            _ => Ok(None),
-        })
-        .collect()
+/// Opens what is to be shown, in the order of the mounts.
+pub(crate) fn open_sources(mounts: &[Placed], mut room: Option<&mut Room>) -> Result<Vec<Source>, Refusal> {
+    let mut open = |placed: &Placed| match &placed.what {
+        What::Bind { source, write } => {
+            detached(source, PLAIN | if *write { 0 } else { libc::MOUNT_ATTR_RDONLY }).map(Some)
+        }
+        What::Snapshot { layers, path, upper } => {
+            let room = room.as_mut().expect("a step with snapshots has a room");
+            open_snapshot(room, layers, path, upper.as_ref(), &placed.target).map(Some)
+        }
+        _ => Ok(None),
+    };
+    mounts.iter().map(&mut open).collect()
+}
+
+/// A part of a snapshot as a mount that nobody sees yet.
+fn open_snapshot(
+    room: &mut Room,
+    layers: &[String],
+    path: &str,
+    upper: Option<&Upper>,
+    target: &str,
+) -> Result<OwnedFd, Refusal> {
+    let alone = layers.len() == 1 && upper.is_none();
+    let view = if alone { PathBuf::from(&layers[0]) } else { room.mount_view(layers, upper)? };
+    let found =
+        skeleton::open_in(&skeleton::open_root(&view)?, &names_of(path)).ok_or_else(|| Refusal::Place {
+            target: target.to_owned(),
+            reason: format!("what should be shown there has no {path}"),
+        })?;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = open_tree(&found, "", flags).doing(format_args!("opening what is shown at {target}"))?;
+    let attributes = PLAIN | if upper.is_some() { 0 } else { libc::MOUNT_ATTR_RDONLY };
+    sys::set_mount_attributes(&tree, attributes, false).doing(format_args!("protecting {target}"))?;
+    if !alone {
+        // What was opened keeps it; a view of nothing is no mount.
+        let _ = unmount(&view, UnmountFlags::DETACH);
+    }
+    Ok(tree)
+}
+
+/// The places of snapshots, which are files or directories as what is shown there is.
+pub(crate) fn points_of(mounts: &[Placed], sources: &[Source]) -> Result<Vec<Point>, Refusal> {
+    let shown = mounts.iter().zip(sources).filter(|(placed, _)| !placed.nested);
+    let shown = shown.filter(|(placed, _)| matches!(placed.what, What::Snapshot { .. }));
+    let point = |(placed, source): (&Placed, &Source)| {
+        Ok(Point { path: placed.target.clone(), file: is_file(source)? })
+    };
+    shown.map(point).collect()
+}
+
+fn is_file(source: &Source) -> Result<bool, Refusal> {
+    let Some(tree) = source else { return Ok(false) };
+    let mode = rustix::fs::fstat(tree).doing("looking at what is shown")?.st_mode;
+    Ok(FileType::from_raw_mode(mode) != FileType::Directory)
 }
 
 /// A mount of a file or directory of the machine that nobody sees yet.
@@ -69,17 +123,31 @@ impl HostFile {
     }
 }
 
-fn attach(tree: &OwnedFd, target: &str) -> Result<(), Refusal> {
-    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .doing(format_args!("mounting {target}"))
+/// Attaches a mount at a place of the current root, where a link may lead to another place of it.
+pub(crate) fn attach(tree: &OwnedFd, target: &str) -> Result<(), Refusal> {
+    let doing = format_args!("mounting {target}");
+    let place = open_here(target)?.ok_or(Errno::NOENT).doing(doing)?;
+    let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", &place, "", here).doing(doing)
 }
 
-/// /proc, /dev/pts, /dev/shm and /tmp.
-pub(crate) fn mount_standard() -> Result<(), Refusal> {
+/// Opens a place of the current root. Links of `/proc` are not followed: at this time they lead to files of the launcher.
+fn open_here(path: &str) -> Result<Option<OwnedFd>, Refusal> {
+    Ok(skeleton::open_in(&skeleton::open_root(Path::new("/"))?, &names_of(path)))
+}
+
+fn names_of(path: &str) -> Vec<&str> {
+    path.split('/').filter(|name| !name.is_empty()).collect()
+}
+
+/// /proc, /dev with its /dev/pts and /dev/shm, and what a step of an image build (`builds`) sees as /sys, any
+/// other as /tmp.
+pub(crate) fn mount_standard(devices: Devices, builds: bool) -> Result<(), Refusal> {
     let closed = MountFlags::NOSUID | MountFlags::NOEXEC;
+    let fixed = closed | MountFlags::NODEV | MountFlags::RDONLY;
+    devices.show()?;
     // Read-only as a whole: no switch of the kernel can be turned, whoever the step runs as.
-    let proc = closed | MountFlags::NODEV | MountFlags::RDONLY;
-    mount("proc", "/proc", "proc", proc, None).doing("mounting /proc")?;
+    mount("proc", "/proc", "proc", fixed, None).doing("mounting /proc")?;
     for path in MASKED {
         if Path::new(path).exists() {
             rustix::mount::mount_bind("/dev/null", path).doing(format_args!("hiding {path}"))?;
@@ -88,10 +156,22 @@ pub(crate) fn mount_standard() -> Result<(), Refusal> {
     let pts = c"newinstance,ptmxmode=0666,mode=0620";
     mount("devpts", "/dev/pts", "devpts", closed, pts).doing("mounting /dev/pts")?;
     tmpfs("/dev/shm", c"mode=1777")?;
-    tmpfs("/tmp", c"mode=1777")
+    if builds { mount_sys(fixed) } else { tmpfs("/tmp", c"mode=1777") }
 }
 
-fn tmpfs(target: &str, options: &std::ffi::CStr) -> Result<(), Refusal> {
+/// /sys, or nothing in its place where this process may not see it.
+fn mount_sys(fixed: MountFlags) -> Result<(), Refusal> {
+    if mount("sysfs", "/sys", "sysfs", fixed, None).is_err() {
+        return mount("tmpfs", "/sys", "tmpfs", fixed, c"mode=0555").doing("mounting /sys");
+    }
+    if !Path::new(FIRMWARE).exists() {
+        return Ok(());
+    }
+    mount("tmpfs", FIRMWARE, "tmpfs", fixed, c"mode=0555").doing("hiding the firmware")
+}
+
+/// Mounts memory that can be written to.
+pub(crate) fn tmpfs(target: &str, options: &std::ffi::CStr) -> Result<(), Refusal> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", target, "tmpfs", flags, options).doing(format_args!("mounting memory at {target}"))
 }
@@ -100,7 +180,8 @@ fn tmpfs(target: &str, options: &std::ffi::CStr) -> Result<(), Refusal> {
 pub(crate) fn mount_one(placed: &Placed, source: Source, payload: &[u8], user: &User) -> Result<(), Refusal> {
     let target = placed.target.as_str();
     if placed.nested {
-        make_place(target, matches!(placed.what, What::Secret(_)))?;
+        let file = matches!(placed.what, What::Text { .. }) || is_file(&source)?;
+        make_place(target, file)?;
     }
     match (&placed.what, source) {
         (What::Bind { write, .. }, Some(tree)) => {
@@ -111,7 +192,10 @@ pub(crate) fn mount_one(placed: &Placed, source: Source, payload: &[u8], user: &
             }
             Ok(())
         }
-        (What::Bind { .. }, None) => unreachable!("sources are opened for all binds"),
+        (What::Snapshot { .. }, Some(tree)) => attach(&tree, target),
+        (What::Bind { .. } | What::Snapshot { .. }, None) => {
+            unreachable!("sources are opened for all of them")
+        }
         (What::Files(files), _) => {
             tmpfs(target, c"mode=0755")?;
             for file in files {
@@ -125,20 +209,34 @@ pub(crate) fn mount_one(placed: &Placed, source: Source, payload: &[u8], user: &
             let options = CString::new(format!("mode=1777{size}")).expect("a number has no NUL");
             tmpfs(target, &options)
         }
-        (What::Secret(value), _) => show_secret(target, *value, payload, user),
+        (What::Text { bytes, mode, owner }, _) => {
+            show_text(target, bytes.of(payload), *mode, owner.unwrap_or((user.uid, user.gid)))
+        }
     }
 }
 
-fn make_place(target: &str, file: bool) -> Result<(), Refusal> {
-    let made = if file {
-        let above = Path::new(target).parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(above)
-            .and_then(|()| fs::OpenOptions::new().append(true).create(true).open(target))
-            .map(drop)
-    } else {
-        fs::create_dir_all(target)
-    };
-    made.doing(format_args!("making room for {target}"))
+/// Makes a directory, or an empty file, and the directories above it in the current root, unless it is there.
+pub(crate) fn make_place(target: &str, file: bool) -> Result<(), Refusal> {
+    let doing = format_args!("making room for {target}");
+    let names = names_of(target);
+    let root = skeleton::open_root(Path::new("/"))?;
+    let (depth, mut at) = (0..=names.len())
+        .rev()
+        .find_map(|depth| Some((depth, skeleton::open_in(&root, &names[..depth])?)))
+        .ok_or(Errno::NOENT)
+        .doing(doing)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    for (name, last) in names.iter().zip(1..).skip(depth).map(|(name, number)| (*name, number == names.len()))
+    {
+        if last && file {
+            let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(&at, name, new, Mode::from_raw_mode(0o644)).doing(doing)?;
+        } else {
+            mkdirat(&at, name, Mode::from_raw_mode(0o755)).doing(doing)?;
+            at = openat(&at, name, flags | OFlags::DIRECTORY, Mode::empty()).doing(doing)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_file(target: &str, file: &File, payload: &[u8]) -> std::io::Result<()> {
@@ -155,12 +253,13 @@ fn write_file(target: &str, file: &File, payload: &[u8]) -> std::io::Result<()> 
 }
 
 /// A file in memory that has no name but its place.
-fn show_secret(target: &str, value: Span, payload: &[u8], user: &User) -> Result<(), Refusal> {
-    const BESIDE: &str = "/tmp/.secret";
-    fs::write(BESIDE, value.of(payload)).doing("writing a secret")?;
-    chown(BESIDE, Some(user.uid), Some(user.gid)).doing("giving a secret to the step's user")?;
-    fs::set_permissions(BESIDE, fs::Permissions::from_mode(0o400)).doing("protecting a secret")?;
+fn show_text(target: &str, bytes: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<(), Refusal> {
+    const BESIDE: &str = "/dev/shm/.text";
+    fs::write(BESIDE, bytes).doing(format_args!("writing {target}"))?;
+    chown(BESIDE, Some(uid), Some(gid)).doing(format_args!("giving {target} to its user"))?;
+    fs::set_permissions(BESIDE, fs::Permissions::from_mode(mode & 0o777))
+        .doing(format_args!("protecting {target}"))?;
     let tree = detached(BESIDE, PLAIN | libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_RDONLY)?;
     attach(&tree, target)?;
-    fs::remove_file(BESIDE).doing("hiding a secret")
+    fs::remove_file(BESIDE).doing(format_args!("hiding {target}"))
 }

@@ -76,11 +76,18 @@ pub(crate) struct Order {
     pub exact_pids: bool,
 }
 
-/// Where the root file system is. A writable root for image builds becomes a further variant.
+/// Where the root file system is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Root {
     /// Directories to be overlaid, lowest first.
     Layers(Vec<String>),
+    /// Directories to be overlaid, lowest first, for this step alone.
+    Own {
+        /// The directories; there may be none.
+        layers: Vec<String>,
+        /// Where what the step changes goes; nothing can be changed if absent.
+        upper: Option<Upper>,
+    },
     /// Directories and files of the machine, at the same places.
     Host {
         /// Absolute paths.
@@ -88,6 +95,22 @@ pub(crate) enum Root {
         /// What is shown as `/etc`.
         etc: String,
     },
+}
+
+/// The writable part of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Upper {
+    /// What changes.
+    pub dir: String,
+    /// The kernel's, on the same file system.
+    pub work: String,
+}
+
+impl Order {
+    /// Whether the step may change its root, as the steps of image builds do.
+    pub fn changes_root(&self) -> bool {
+        matches!(self.root, Root::Own { upper: Some(_), .. })
+    }
 }
 
 /// A place that must exist.
@@ -120,6 +143,15 @@ pub(crate) enum What {
         /// Whether the step may write; it then owns the directory.
         write: bool,
     },
+    /// A file or directory of a snapshot.
+    Snapshot {
+        /// The directories of its layers, lowest first.
+        layers: Vec<String>,
+        /// What of it, from its root.
+        path: String,
+        /// Where changes go; read-only if absent.
+        upper: Option<Upper>,
+    },
     /// Files in memory, read-only.
     Files(Vec<File>),
     /// An empty directory in memory.
@@ -127,8 +159,15 @@ pub(crate) enum What {
         /// Upper limit in bytes.
         size: Option<u64>,
     },
-    /// A file only the step's user can read.
-    Secret(Span),
+    /// A file in memory, read-only.
+    Text {
+        /// Its bytes.
+        bytes: Span,
+        /// Permission bits.
+        mode: u32,
+        /// User and group number, the step's user if absent.
+        owner: Option<(u32, u32)>,
+    },
 }
 
 /// An entry of [`What::Files`], relative to its place; parents first.

@@ -5,36 +5,27 @@
 //! launcher's, so each step has its own copy of the prepared root for nothing. Layers are never written to:
 //! places they lack come from a directory in memory overlaid on top.
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, makedev, mknodat, openat2};
+use rustix::fs::CWD;
 use rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, move_mount, open_tree, unmount,
 };
 
+use crate::devices;
 use crate::order::{Point, Root};
+use crate::overlay::mount_overlay;
+use crate::own_root;
 use crate::refusal::{Doing, Refusal};
+use crate::skeleton::{complete, copy_attributes, open_in, open_root};
 use crate::sys;
 
 /// Kept prepared at once: steps of a few pipelines that take turns.
 const MOST_PREPARED: usize = 4;
-/// Device nodes: name, major and minor number.
-const DEVICES: [(&str, u32, u32); 6] =
-    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-];
-
 /// The prepared roots of one launcher.
 pub(crate) struct Roots {
     base: PathBuf,
@@ -67,12 +58,17 @@ impl Roots {
         mount("tmpfs", base, "tmpfs", MountFlags::NOSUID, c"mode=0755")
             .doing("mounting the launcher's memory")?;
         let roots = Self { base: base.to_owned(), in_user_namespace, prepared: Vec::new(), made: 0 };
-        roots.make_devices()?;
+        devices::make(&roots.base, in_user_namespace)?;
+        own_root::make_place(&roots.base)?;
         Ok(roots)
     }
 
-    /// The directory at which a root with these places is mounted, prepared now or before.
+    /// The directory at which a root with these places is mounted, prepared now or before; for a root of its own
+    /// the directory that holds what [`crate::own_root`] needs.
     pub fn prepare(&mut self, root: &Root, points: &[Point]) -> Result<&Path, Refusal> {
+        if matches!(root, Root::Own { .. }) {
+            return Ok(&self.base);
+        }
         let stamps = stamps(root)?;
         let same = |p: &Prepared| p.root == *root && p.points == points && p.stamps == stamps;
         let known = self.prepared.iter().position(same);
@@ -107,6 +103,7 @@ impl Roots {
         let built = match root {
             Root::Layers(layers) => self.overlay(layers, points, &dir),
             Root::Host { places, etc } => host_root(places, etc, points, &dir),
+            Root::Own { .. } => unreachable!("such roots are not prepared"),
         };
         let built = built.and_then(|()| self.show_devices(&dir));
         if built.is_err() {
@@ -121,9 +118,7 @@ impl Roots {
         let root = open_root(dir)?;
         let place =
             open_in(&root, &["dev"]).ok_or(rustix::io::Errno::NOENT).doing("opening /dev of a root")?;
-        let flags =
-            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        let devices = open_tree(CWD, self.base.join("dev"), flags).doing("opening /dev")?;
+        let devices = devices::open_shared(&self.base)?;
         let here = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         move_mount(&devices, "", &place, "", here).doing("mounting /dev")
     }
@@ -132,67 +127,24 @@ impl Roots {
     fn overlay(&self, layers: &[String], points: &[Point], dir: &Path) -> Result<(), Refusal> {
         let skeleton = skeleton_of(dir);
         fs::create_dir(&skeleton).doing("making a skeleton")?;
-        // Short names through links: the option text of mount is limited and gives `:` and `,` a meaning.
-        let links = layers_of(dir);
-        fs::create_dir(&links).doing("making a directory for layers")?;
-        let mut lower = Vec::new();
-        for (number, layer) in layers.iter().enumerate() {
-            let link = links.join(number.to_string());
-            symlink(layer, &link).doing("linking a layer")?;
-            lower.insert(0, link.display().to_string());
-        }
-        match lower.as_slice() {
+        let mut lowers: Vec<&Path> = layers.iter().rev().map(Path::new).collect();
+        match lowers.as_slice() {
             [] => {
                 return Err(Refusal::Place { target: "/".into(), reason: "the image has no layers".into() });
             }
-            [only] => copy_attributes(Path::new(only), &skeleton)
-                .and_then(|()| complete(only, &skeleton, points))?,
+            [only] => {
+                copy_attributes(only, &skeleton)?;
+                complete(only, &skeleton, points)?;
+            }
             _ => {
-                self.mount_overlay(&lower, dir)?;
+                mount_overlay(&lowers, None, dir, self.in_user_namespace)?;
                 copy_attributes(dir, &skeleton)?;
                 complete(dir, &skeleton, points)?;
                 unmount(dir, UnmountFlags::DETACH).doing("unmounting the view of the layers")?;
             }
         }
-        lower.insert(0, skeleton.display().to_string());
-        self.mount_overlay(&lower, dir)
-    }
-
-    fn mount_overlay(&self, lower: &[String], dir: &Path) -> Result<(), Refusal> {
-        let user = if self.in_user_namespace { ",userxattr" } else { "" };
-        let options =
-            CString::new(format!("lowerdir={}{user}", lower.join(":"))).expect("no NUL in our own names");
-        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        mount("overlay", dir, "overlay", flags, options.as_c_str())
-            .doing("overlaying the layers of the image (are all of them still there?)")
-    }
-
-    /// A `/dev` that all steps share: it is read-only, and devices do not mind.
-    fn make_devices(&self) -> Result<(), Refusal> {
-        let dev = self.base.join("dev");
-        fs::create_dir(&dev).doing("making /dev")?;
-        mount("tmpfs", &dev, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=0755")
-            .doing("mounting /dev")?;
-        for dir in ["pts", "shm"] {
-            fs::create_dir(dev.join(dir)).doing("making /dev")?;
-        }
-        for (name, target) in DEVICE_LINKS {
-            symlink(target, dev.join(name)).doing("making /dev")?;
-        }
-        let mode = Mode::from_raw_mode(0o666);
-        for (name, major, minor) in DEVICES {
-            let path = dev.join(name);
-            let made = !self.in_user_namespace
-                && mknodat(CWD, &path, FileType::CharacterDevice, mode, makedev(major, minor)).is_ok();
-            if made {
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).doing("making /dev")?;
-            } else {
-                fs::write(&path, b"").doing("making /dev")?;
-                show_read_only(&Path::new("/dev").join(name), &path, libc::MOUNT_ATTR_RDONLY)?;
-            }
-        }
-        let tree = open_tree(CWD, &dev, OpenTreeFlags::OPEN_TREE_CLOEXEC).doing("opening /dev")?;
-        sys::set_mount_attributes(tree, libc::MOUNT_ATTR_RDONLY, false).doing("making /dev read-only")
+        lowers.insert(0, &skeleton);
+        mount_overlay(&lowers, None, dir, self.in_user_namespace)
     }
 }
 
@@ -200,6 +152,7 @@ fn stamps(root: &Root) -> Result<Vec<Stamp>, Refusal> {
     let dirs = match root {
         Root::Layers(layers) => layers.as_slice(),
         Root::Host { etc, .. } => std::slice::from_ref(etc),
+        Root::Own { .. } => &[],
     };
     let stamp = |dir: &String| {
         let found = fs::metadata(dir).doing(format_args!("looking at {dir}, a part of the image"))?;
@@ -210,7 +163,7 @@ fn stamps(root: &Root) -> Result<Vec<Stamp>, Refusal> {
 
 /// Removes the directories a root was made of.
 fn clear(dir: &Path) -> io::Result<()> {
-    for leftover in [dir.to_owned(), skeleton_of(dir), layers_of(dir)] {
+    for leftover in [dir.to_owned(), skeleton_of(dir)] {
         match fs::remove_dir_all(&leftover) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -223,12 +176,8 @@ fn skeleton_of(dir: &Path) -> PathBuf {
     dir.with_extension("skeleton")
 }
 
-fn layers_of(dir: &Path) -> PathBuf {
-    dir.with_extension("layers")
-}
-
 /// Shows a file or directory of the machine at another place of the launcher's namespace.
-fn show_read_only(source: &Path, target: &Path, attributes: u64) -> Result<(), Refusal> {
+pub(crate) fn show_read_only(source: &Path, target: &Path, attributes: u64) -> Result<(), Refusal> {
     let doing = format_args!("showing {}", source.display());
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
@@ -271,92 +220,6 @@ fn show_place(place: &Path, dir: &Path) -> Result<(), Refusal> {
     }
     if found.is_dir() { fs::create_dir(&at) } else { fs::write(&at, b"") }.doing(doing)?;
     show_read_only(place, &at, READ_ONLY)
-}
-
-/// Makes the places that the root seen at `view` lacks, in `skeleton`.
-fn complete(view: impl AsRef<Path>, skeleton: &Path, points: &[Point]) -> Result<(), Refusal> {
-    let view = open_root(view.as_ref())?;
-    for point in points {
-        complete_one(&view, skeleton, point)?;
-    }
-    Ok(())
-}
-
-fn complete_one(view: &OwnedFd, skeleton: &Path, point: &Point) -> Result<(), Refusal> {
-    let no = |reason: &str| Refusal::Place { target: point.path.clone(), reason: reason.into() };
-    let names: Vec<_> = names_of(&point.path).collect();
-    let (depth, found) = (0..=names.len())
-        .rev()
-        .find_map(|depth| Some((depth, open_in(view, &names[..depth])?)))
-        .ok_or_else(|| no("the image cannot be read"))?;
-    let is_dir =
-        rustix::fs::fstat(&found).doing("looking at the image")?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-    if depth == names.len() {
-        return match (is_dir, point.file) {
-            (true, true) => Err(no("the image has a directory there, a file is needed")),
-            (false, false) => Err(no("the image has something there that is not a directory")),
-            _ => Ok(()),
-        };
-    }
-    if !is_dir {
-        return Err(no("a directory above it is a file in the image"));
-    }
-    let top = real_path(view)?;
-    let above = real_path(&found)?;
-    let mut at = skeleton.to_owned();
-    let mut seen = top.clone();
-    for name in above.strip_prefix(&top).map_err(|_| no("it leads out of the image"))?.components() {
-        at.push(name);
-        seen.push(name);
-        if make_dir(&at).doing(format_args!("making room for {}", point.path))? {
-            copy_attributes(&seen, &at)?;
-        }
-    }
-    let (last, between) = names[depth..].split_last().expect("the whole path was not found");
-    for name in between {
-        at.push(name);
-        make_dir(&at).doing(format_args!("making room for {}", point.path))?;
-    }
-    at.push(last);
-    if point.file { fs::write(&at, b"") } else { make_dir(&at).map(drop) }
-        .doing(format_args!("making room for {}", point.path))
-}
-
-fn open_root(dir: &Path) -> Result<OwnedFd, Refusal> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(dir, flags, Mode::empty()).doing("opening the image")
-}
-
-/// Opens a path of the image without ever leaving it.
-fn open_in(view: &OwnedFd, names: &[&str]) -> Option<OwnedFd> {
-    let path = if names.is_empty() { ".".to_owned() } else { names.join("/") };
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    openat2(view, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve).ok()
-}
-
-fn real_path(fd: &OwnedFd) -> Result<PathBuf, Refusal> {
-    use std::os::fd::AsRawFd;
-    fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).doing("finding a place in the image")
-}
-
-fn make_dir(path: &Path) -> io::Result<bool> {
-    match fs::create_dir(path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn copy_attributes(from: &Path, to: &Path) -> Result<(), Refusal> {
-    let found = fs::metadata(from).doing(format_args!("looking at {}", from.display()))?;
-    // In a user namespace most owners have no name; the directory then stays the step's own.
-    let _ = chown(to, Some(found.uid()), Some(found.gid()));
-    let mode = fs::Permissions::from_mode(found.mode() & 0o7777);
-    fs::set_permissions(to, mode).doing(format_args!("setting the mode of {}", to.display()))
-}
-
-fn names_of(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|name| !name.is_empty())
 }
 
 /// An absolute path of the machine, below `dir`.

@@ -67,6 +67,15 @@ impl User {
     }
 }
 
+/// The home directory of a user in the current root's `/etc/passwd`, `/` for one that is not there.
+pub(crate) fn home_of(uid: u32) -> String {
+    let passwd = read("/etc/passwd");
+    let mut entries = lines(&passwd);
+    let entry = entries.find(|fields| fields.len() >= 6 && number(fields[2]) == Some(uid));
+    let home = entry.map(|fields| fields[5]).filter(|home| !home.is_empty() && !home.contains('\0'));
+    home.unwrap_or("/").to_owned()
+}
+
 fn find_group(text: &str, group: &str) -> Result<u32, String> {
     lines(group)
         .find(|fields| fields[0] == text && fields.len() >= 3)

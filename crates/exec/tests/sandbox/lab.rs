@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use quern_core::event::Stream;
 use quern_core::port::{
-    Cancel, Executor, Image, Images, InlineEntry, Observer, Outcome, PortError, Presented, RootFs,
+    Cancel, Executor, Image, Images, InlineEntry, Layers, Observer, Outcome, PortError, Presented, RootFs,
     RootLayout, Workspace,
 };
 use quern_core::step::{Attempt, Input, Network, Platform, Resources, RootAccess, Step};
@@ -39,6 +39,7 @@ pub struct Room {
     taken: Mutex<BTreeMap<Digest, Listing>>,
     made: AtomicUsize,
     pub discarded: AtomicUsize,
+    snapshots: Mutex<BTreeMap<Digest, Vec<PathBuf>>>,
 }
 
 #[derive(Clone)]
@@ -84,6 +85,41 @@ impl Lab {
     /// A step that runs a shell script in the busybox image.
     pub fn sh(&self, script: &str) -> Step {
         step(BUSYBOX, &["sh", "-c", script])
+    }
+
+    /// A step of an image build: it runs a shell script in the busybox image and may change it.
+    pub fn change(&self, script: &str) -> Step {
+        Step { root: RootAccess::Writable, outputs: Vec::new(), ..self.sh(script) }
+    }
+
+    /// The same on a snapshot.
+    pub fn change_on(&self, snapshot: Digest, script: &str) -> Step {
+        Step { image: snapshot, ..self.change(script) }
+    }
+
+    /// A snapshot of layers above the busybox image.
+    pub fn snapshot(&self, layers: &[Digest]) -> Digest {
+        self.bare_snapshot(layers, vec![self.room.image("busybox")])
+    }
+
+    /// A snapshot of layers above directories.
+    pub fn bare_snapshot(&self, layers: &[Digest], mut dirs: Vec<PathBuf>) -> Digest {
+        dirs.extend(self.layers.open(layers).unwrap().dirs);
+        let id = Digest::of(format!("{dirs:?}").as_bytes());
+        self.room.snapshots.lock().unwrap().insert(id, dirs);
+        id
+    }
+
+    /// Runs a step that changes its root, which must succeed, and gives its layer.
+    pub fn layer(&self, step: Step) -> Digest {
+        let ran = self.run(step).unwrap();
+        assert_eq!(ran.outcome.exit, quern_core::port::Exit::Code(0), "{}", ran.text());
+        ran.outcome.layer.expect("a step that changes its root gives a layer")
+    }
+
+    /// What a layer has: see [`entries`].
+    pub fn entries(&self, layer: &Digest) -> Listing {
+        entries(&self.layers.path(layer))
     }
 
     pub fn run(&self, step: Step) -> Result<Ran, PortError> {
@@ -164,6 +200,7 @@ impl Room {
             taken: Mutex::default(),
             made: AtomicUsize::new(0),
             discarded: AtomicUsize::new(0),
+            snapshots: Mutex::default(),
         };
         for part in ["scratch", "cache", "trees", "images/busybox", "images/upper", "images/etc"] {
             fs::create_dir_all(base.join(part)).unwrap();
@@ -187,7 +224,6 @@ impl Room {
             "false",
             "cat",
             "ls",
-            "id",
             "env",
             "sleep",
             "kill",
@@ -238,6 +274,18 @@ impl Room {
             "date",
             "pivot_root",
             "usleep",
+            "mv",
+            "mkfifo",
+            "rmdir",
+            "truncate",
+            "du",
+            "nproc",
+            "sync",
+            "diff",
+            "basename",
+            "dirname",
+            "id",
+            "whoami",
         ] {
             symlink("busybox", busybox.join("bin").join(applet)).unwrap();
         }
@@ -365,6 +413,65 @@ fn list(dir: &Path, above: &str, listing: &mut Listing) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Every entry below a directory by path, with what a layer says about it: kind, mode, owner if not root, content,
+/// and the extended attributes that are not the kernel's own notes. Hard links are shown as `= other path`.
+pub fn entries(dir: &Path) -> Listing {
+    let mut listing = Listing::new();
+    let mut links = BTreeMap::new();
+    describe(dir, dir, &mut links, &mut listing);
+    listing
+}
+
+fn describe(top: &Path, dir: &Path, links: &mut BTreeMap<u64, String>, listing: &mut Listing) {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let mut paths: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.strip_prefix(top).unwrap().display().to_string();
+        let found = fs::symlink_metadata(&path).unwrap();
+        let kind = found.file_type();
+        let mode = found.mode() & 0o7777;
+        let (major, minor) = (rustix::fs::major(found.rdev()), rustix::fs::minor(found.rdev()));
+        let mut text = match () {
+            () if kind.is_symlink() => format!("-> {}", fs::read_link(&path).unwrap().display()),
+            () if kind.is_char_device() && (major, minor) == (0, 0) => "whiteout".to_owned(),
+            () if kind.is_char_device() => format!("c {major}:{minor} {mode:o}"),
+            () if kind.is_block_device() => format!("b {major}:{minor} {mode:o}"),
+            () if kind.is_fifo() => format!("fifo {mode:o}"),
+            () if kind.is_dir() => format!("dir {mode:o}"),
+            () if found.nlink() > 1 && links.contains_key(&found.ino()) => {
+                format!("= {}", links[&found.ino()])
+            }
+            () if found.len() > 1000 => {
+                format!("{mode:o} {} bytes in {} blocks", found.len(), found.blocks())
+            }
+            () => format!("{mode:o} {:?}", String::from_utf8_lossy(&fs::read(&path).unwrap())),
+        };
+        if kind.is_file() {
+            links.entry(found.ino()).or_insert(name.clone());
+        }
+        if (found.uid(), found.gid()) != (0, 0) && as_root() {
+            text += &format!(" {}:{}", found.uid(), found.gid());
+        }
+        text += &attributes(&path);
+        listing.insert(name, text);
+        if kind.is_dir() {
+            describe(top, &path, links, listing);
+        }
+    }
+}
+
+/// Extended attributes, without those by which the kernel remembers where a copy came from.
+fn attributes(path: &Path) -> String {
+    let mut names = vec![0; 4096];
+    let length = rustix::fs::llistxattr(path, &mut names[..]).unwrap_or(0);
+    let names = String::from_utf8_lossy(&names[..length]).into_owned();
+    let own = |name: &&str| {
+        !name.is_empty() && !name.ends_with("overlay.origin") && !name.ends_with("overlay.impure")
+    };
+    names.split('\0').filter(own).map(|name| format!(" {name}")).collect()
+}
+
 impl Images for Room {
     fn resolve(&self, name: &str, _: &Platform) -> Result<Image, PortError> {
         let id = Digest::of(name.as_bytes());
@@ -373,6 +480,9 @@ impl Images for Room {
 
     fn rootfs(&self, image: &Digest) -> Result<RootFs, PortError> {
         let lease: Box<dyn Any + Send + Sync> = Box::new(());
+        if let Some(dirs) = self.snapshots.lock().unwrap().get(image) {
+            return Ok(RootFs { layout: RootLayout::Layers(dirs.clone()), lease });
+        }
         let layout = if *image == Digest::of(BUSYBOX.as_bytes()) {
             RootLayout::Layers(vec![self.image("busybox")])
         } else if *image == Digest::of(LAYERED.as_bytes()) {

@@ -18,6 +18,7 @@ macro_rules! checks {
     };
 }
 
+mod changes;
 mod deaths;
 mod ends;
 mod escapes;
