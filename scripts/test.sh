@@ -14,6 +14,7 @@ need python3 python3
 need busybox busybox-static
 need crun crun
 need skopeo skopeo
+need docker-registry docker-registry
 need setpriv util-linux
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -12,12 +12,11 @@
 //! | a directory or archive of blobs | [`layout`] |
 //! | the image in it, and everything the image consists of | [`image`] |
 //! | images as an archive for others | [`save`] |
+//! | images to and from registries | [`registry`] |
 //! | the bytes of a blob, compared with its descriptor | [`blob`] |
 //! | a layer as a plain tar stream, within limits; making a layer | [`layer`] |
 //! | the members of a tar stream | [`archive`] |
 //! | the members as files below a directory | [`unpack`] |
-//!
-//! Not here yet: a registry client.
 
 pub mod archive;
 pub mod blob;
@@ -28,6 +27,7 @@ pub mod layout;
 pub mod limits;
 pub mod path;
 pub mod reference;
+pub mod registry;
 pub mod save;
 pub mod unpack;
 
