@@ -74,12 +74,14 @@ impl Clause {
         match self.operator {
             '+' => now | bits,
             '-' => now & !bits,
+            // A copy is of rwx alone and leaves set-id bits as they are.
+            _ if self.copy.is_some() => now & !(self.who & 0o777) | bits,
             _ => now & !self.who | bits,
         }
     }
 }
 
-/// The clauses of one part between commas: `[ugoa]*([+-=][rwxXst]*|[+-=][ugo])+`.
+/// The clauses of one part between commas: `[ugoa]*([+-=][rwxXstugo]*)+`.
 fn clauses(text: &str) -> Option<Vec<Clause>> {
     let split = text.find(|c| !matches!(c, 'u' | 'g' | 'o' | 'a'))?;
     let (left, mut rest) = text.split_at(split);
@@ -95,27 +97,46 @@ fn clauses(text: &str) -> Option<Vec<Clause>> {
     while !rest.is_empty() {
         let operator = rest.chars().next().filter(|c| matches!(c, '+' | '-' | '='))?;
         let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |at| at + 1);
-        let mut clause = Clause { who, operator, bits: 0, executable: false, copy: None };
-        for c in rest[1..end].chars() {
-            match c {
-                'r' => clause.bits |= 0o444,
-                'w' => clause.bits |= 0o222,
-                'x' => clause.bits |= 0o111,
-                'X' if operator == '-' => clause.bits |= 0o111,
-                'X' => clause.executable = true,
-                // Set-id and sticky bits are not for others alone.
-                's' if who != 0o007 => clause.bits |= 0o6000,
-                't' if who != 0o007 => {
-                    clause.who |= 0o1000;
-                    clause.bits |= 0o1000;
-                }
-                's' | 't' => {}
-                'u' | 'g' | 'o' if clause.copy.is_none() => clause.copy = Some(c),
-                _ => return None,
-            }
-        }
-        clauses.push(clause);
+        operation(who, operator, &rest[1..end], &mut clauses)?;
         rest = &rest[end..];
     }
     Some(clauses)
+}
+
+/// One operator and the permissions after it. Each class that is copied is a clause of its own.
+fn operation(who: u32, operator: char, permissions: &str, clauses: &mut Vec<Clause>) -> Option<()> {
+    let none = Clause { who, operator, bits: 0, executable: false, copy: None };
+    let mut clause = none;
+    let mut copied = false;
+    for c in permissions.chars() {
+        match c {
+            'r' => clause.bits |= 0o444,
+            'w' => clause.bits |= 0o222,
+            'x' => clause.bits |= 0o111,
+            'X' if operator == '-' => clause.bits |= 0o111,
+            'X' => clause.executable = true,
+            // Set-id and sticky bits are not for others alone.
+            's' if who != 0o007 => clause.bits |= 0o6000,
+            't' if who != 0o007 => {
+                clause.who |= 0o1000;
+                clause.bits |= 0o1000;
+            }
+            's' | 't' => {}
+            'u' | 'g' | 'o' => {
+                clauses.extend((clause != none).then_some(clause));
+                clauses.push(Clause { copy: Some(c), ..none });
+                clause = none;
+                copied = true;
+            }
+            _ => return None,
+        }
+    }
+    if !copied {
+        clauses.push(clause);
+    } else if clause != none {
+        // `=` has cleared what it is to clear.
+        let operator = if operator == '=' { '+' } else { operator };
+        clauses.push(Clause { operator, ..clause });
+    }
+    Some(())
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::ast::{Arg, Dockerfile};
 use super::expand::{InvalidWord, Variables, expand};
+use super::ignore::DockerIgnore;
 use super::lint::{Check, Lint, rule};
 use super::plan::{Origin, Request};
 use crate::diagnostic::{Diagnostic, Diagnostics};
@@ -75,6 +76,8 @@ pub(super) struct Globals {
     /// Names declared before the first `FROM`.
     pub declared: BTreeSet<String>,
     pub contexts: BTreeSet<String>,
+    /// What of the build context stays behind.
+    pub ignore: DockerIgnore,
     /// Stages by name.
     pub names: BTreeMap<String, usize>,
 }

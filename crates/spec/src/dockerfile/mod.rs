@@ -47,11 +47,13 @@ mod flags;
 mod globals;
 mod go;
 mod heredoc;
+mod ignore;
 mod lines;
 mod lint;
 mod mount;
 mod parse;
 mod path;
+mod pattern;
 mod plan;
 mod platform;
 mod ports;
@@ -68,9 +70,11 @@ pub use ast::{
     Run, Stage, Transfer, Word,
 };
 pub use chmod::Chmod;
+pub use ignore::{DockerIgnore, IgnoreDir, IgnoreVisit, ignore_files};
 pub use lint::{Check, Rule, Rules};
 pub use mount::{Mount, MountFlag, MountKind, Sharing};
 pub use parse::parse_dockerfile;
+pub use pattern::{InvalidPattern, Wildcard};
 pub use plan::{Origin, Plan, PlannedStage, Request, plan_stages};
 pub use platform::{InvalidPlatform, Platform};
 pub use remote::{GitSource, SourcePath};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::ast::{Dockerfile, Instruction, Kind, Stage, Word};
 use super::expand::{Expansion, expand};
 use super::globals::{Globals, global_variables};
+use super::ignore::DockerIgnore;
 use super::lint::{Check, Lint, rule};
 use super::parse::parse_trigger_at;
 use super::platform::Platform;
@@ -23,6 +24,8 @@ pub struct Request {
     pub build_args: BTreeMap<String, String>,
     /// The names of named contexts (`--build-context name=...`): they stand in for stages and images.
     pub contexts: BTreeSet<String>,
+    /// What of the build context stays behind: sources that do are warned of.
+    pub ignore: DockerIgnore,
     /// What the image shall run on.
     pub target_platform: Platform,
     /// What the build runs on.
@@ -38,6 +41,7 @@ impl Request {
             target: None,
             build_args: BTreeMap::new(),
             contexts: BTreeSet::new(),
+            ignore: DockerIgnore::default(),
             target_platform: platform.clone(),
             build_platform: platform,
             all_stages: false,
@@ -127,6 +131,7 @@ impl Planner<'_> {
             build_args: self.request.build_args.clone(),
             declared: self.dockerfile.global_args.iter().map(|arg| arg.name.value.clone()).collect(),
             contexts: self.request.contexts.clone(),
+            ignore: self.request.ignore.clone(),
             names,
         };
         let mut stages: Vec<PlannedStage> = Vec::new();

@@ -4,6 +4,7 @@ use super::ast::{Command, Heredoc, Kind, Run, Transfer};
 use super::chmod::Chmod;
 use super::globals::is_proxy;
 use super::heredoc;
+use super::lint::rule;
 use super::mount::{Mount, MountKind};
 use super::path;
 use super::remote::SourcePath;
@@ -119,6 +120,9 @@ impl Scope {
                 context.diagnostics.push(problem.help("use ADD"));
                 return Err(Reported);
             }
+            if transfer.from.is_none() && matches!(source, SourcePath::Local(_)) {
+                self.warn_of_ignored(context, &text, word.span);
+            }
             shown.push(text);
             sources.push(source);
         }
@@ -165,6 +169,23 @@ impl Scope {
         };
         let created_by = shown_copy(add, &step, shown, written_dest);
         Ok(Step { action: Action::Copy(step), created_by, layer: true })
+    }
+
+    /// A source that `.dockerignore` keeps back. If it brings files back, nothing can be said.
+    fn warn_of_ignored(&self, context: &mut Context<'_>, source: &str, span: Span) {
+        let ignore = &self.globals.ignore;
+        if ignore.brings_back() {
+            return;
+        }
+        let cleaned = path::clean(source);
+        let ignored = match cleaned.trim_start_matches('/') {
+            "" | "." => ignore.takes_all(),
+            relative => ignore.is_ignored(relative),
+        };
+        if ignored {
+            let message = format!("`{source}` stays behind because of .dockerignore");
+            context.lint(&self.globals, rule::COPY_IGNORED_FILE, span, message);
+        }
     }
 }
 

@@ -335,10 +335,11 @@ impl Walk<'_> {
     /// `#`, `##`, `%` and `%%`.
     fn cut(&mut self, name: &str, end: char) -> Result<String, InvalidWord> {
         let word = self.operand('}', PATTERN)?;
-        let Some(value) = self.look_up(name)? else {
-            let kept = format!("${{{name}{end}{word}}}");
-            return Ok(if self.lexer.keep_unset { kept } else { String::new() });
-        };
+        let value = self.look_up(name)?;
+        if self.lexer.keep_unset && value.is_none() {
+            return Ok(format!("${{{name}{end}{word}}}"));
+        }
+        let value = value.unwrap_or_default();
         let (pattern, longest) = match word.strip_prefix(end) {
             Some(pattern) => (pattern, true),
             None => (word.as_str(), false),
@@ -352,10 +353,11 @@ impl Walk<'_> {
         let all = self.chars.next_if_eq(&'/').is_some();
         let pattern = self.operand('/', PATTERN)?;
         let replacement = self.operand('}', REPLACEMENT)?;
-        let Some(value) = self.look_up(name)? else {
-            let kept = format!("${{{name}/{pattern}/{replacement}}}");
-            return Ok(if self.lexer.keep_unset { kept } else { String::new() });
-        };
+        let value = self.look_up(name)?;
+        if self.lexer.keep_unset && value.is_none() {
+            return Ok(format!("${{{name}/{pattern}/{replacement}}}"));
+        }
+        let value = value.unwrap_or_default();
         let replaced = Pattern::parse(&pattern)?.replace(&value, &replacement, all)?;
         self.count(replaced.len())?;
         Ok(replaced)

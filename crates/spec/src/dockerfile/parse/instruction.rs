@@ -329,7 +329,8 @@ impl Parser {
         }
         inner.heredocs = parts.heredocs.clone();
         let source = parts.text().to_owned();
-        let mut expression = source.clone();
+        // Blanks at the end of the line stay, as in the original: the text goes into the image.
+        let mut expression = parts.line.text[parts.args.start..].to_owned();
         for heredoc in &parts.heredocs {
             expression.push('\n');
             expression.push_str(&heredoc.content);
