@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod context;
+mod copy;
 mod digest;
 mod fake;
 mod select;
