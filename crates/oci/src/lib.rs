@@ -11,6 +11,7 @@
 //! | the documents, in the order of their fields | [`document`] |
 //! | a directory or archive of blobs | [`layout`] |
 //! | the image in it, and everything the image consists of | [`image`] |
+//! | statements about images, build caches | [`attest`], [`cache`] |
 //! | images as an archive for others | [`save`] |
 //! | images to and from registries | [`registry`] |
 //! | the bytes of a blob, compared with its descriptor | [`blob`] |
@@ -19,7 +20,9 @@
 //! | the members as files below a directory | [`unpack`] |
 
 pub mod archive;
+pub mod attest;
 pub mod blob;
+pub mod cache;
 pub mod document;
 pub mod image;
 pub mod layer;

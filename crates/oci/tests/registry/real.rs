@@ -1,13 +1,19 @@
 //! Debian's registry and skopeo.
 
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
+use quern_core::port::Blobs;
+use quern_oci::attest::{SPDX, Statement, attest};
+use quern_oci::cache::{CacheForm, assemble_cache, cache_layer, find_cache};
+use quern_oci::document::Format;
+use quern_oci::image::contents;
 use quern_oci::registry::{
-    Client, DockerCredentials, Problem, Progress, Registry, Repository, Stage, Transfer, pull, push,
+    Client, DockerCredentials, Problem, Progress, Registry, Remote, Repository, Stage, Transfer, pull, push,
 };
-use quern_oci::{Layout, Limits, Reference};
+use quern_oci::{Layout, Limits, Reference, Source};
 use quern_testkit::MemBlobs;
 
 use super::server::Server;
@@ -204,4 +210,47 @@ fn an_image_for_another_platform_is_refused_before_its_layers() {
     let error = pull(&client, &target, &amd64(), &here, &Transfer::default()).unwrap_err();
     assert!(error.to_string().contains("not made for linux/amd64, only for linux/arm64"), "{error}");
     assert!(here.is_empty());
+}
+
+/// Caches in each form, and statements beside an image, pass through a registry.
+#[test]
+fn caches_and_statements_are_kept_by_a_registry() {
+    let server = Server::open();
+    let blobs = MemBlobs::default();
+    let (client, transfer) = (client(None), Transfer::default());
+    let layers = vec![cache_layer(&layer(&blobs, "a", &noise(7, 1000)), Some("2026-01-02T03:04:05Z"))];
+    let forms = [CacheForm::Manifest, CacheForm::Index(Format::Oci), CacheForm::Index(Format::Docker)];
+    for (number, form) in forms.into_iter().enumerate() {
+        let made = assemble_cache(b"{}".to_vec(), layers.clone(), form);
+        blobs.put(&made.config.bytes).unwrap();
+        blobs.put(&made.manifest.bytes).unwrap();
+        let target = reference(&server, &format!("cache:{number}"));
+        push(&client, &stored(&blobs), &made.manifest.descriptor, &target, &transfer)
+            .unwrap_or_else(|error| panic!("{form:?} {error}"));
+        let root = client.resolve(&target).unwrap();
+        let repository = Repository::of(&target);
+        let remote = Remote { registry: &client, repository, document_limit: 1 << 20 };
+        let found = find_cache(&remote, &root).unwrap().unwrap();
+        assert_eq!((found.config.as_slice(), found.layers.len()), (b"{}".as_slice(), 1));
+        let mut bytes = Vec::new();
+        remote.open(&found.layers[0]).unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, layers[0].size);
+    }
+
+    let image = image(&blobs, &amd64(), &[layer(&blobs, "b", b"b")]);
+    let statement = Statement::new(SPDX, Vec::new(), serde_json::json!({"spdxVersion": "SPDX-2.3"}));
+    let made = attest(&image, &[statement]);
+    for document in made.statements.iter().chain([&made.documents.config, &made.documents.manifest]) {
+        blobs.put(&document.bytes).unwrap();
+    }
+    let root = index(&blobs, vec![image.clone(), made.documents.manifest.descriptor]);
+    let target = reference(&server, "attested:v1");
+    push(&client, &stored(&blobs), &root, &target, &transfer).unwrap();
+    let here = MemBlobs::default();
+    let pulled = pull(&client, &target, &amd64(), &here, &transfer).unwrap();
+    assert_eq!(pulled.image.manifest, image.digest);
+    let repository = Repository::of(&target);
+    let remote = Remote { registry: &client, repository, document_limit: 1 << 20 };
+    let everything = contents(&remote, &root, &Limits::default()).unwrap();
+    assert_eq!((everything.documents.len(), everything.blobs.len()), (3, 4));
 }
