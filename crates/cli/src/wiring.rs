@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quern_catalog::Catalog;
-use quern_core::port::{self, Clock, DraftLayer, Ids, Layers, OpenLayers, PortError};
-use quern_core::{Digest, Id, Timestamp};
+use quern_core::port::{self, Clock, Ids, PortError};
+use quern_core::{Id, Timestamp};
 use quern_engine::lease::Owner;
 use quern_engine::schedule::Scheduler;
 use quern_engine::step_op::{self, StepResults};
@@ -14,7 +14,7 @@ use quern_engine::{Records, Runner};
 use quern_exec::{LocalExecutor, LocalOptions};
 use quern_solver::{CacheError, CacheKeyStorage as _, FileKeyStorage, KeyedCache, Solver, SolverOptions};
 use quern_store::workspace::FolderWorkspace;
-use quern_store::{OpenOptions, Root, Store};
+use quern_store::{LayerStore, OpenOptions, Root, Store};
 
 use crate::args::{Global, Progress};
 use crate::config::Config;
@@ -92,7 +92,7 @@ impl Home {
         LocalExecutor::new(LocalOptions {
             workspace: Arc::new(FolderWorkspace::of(&self.store)),
             images: Arc::new(self.images()?),
-            layers: Arc::new(NoLayers),
+            layers: Arc::new(LayerStore::of(&self.store)),
             launcher: std::env::current_exe()?,
             workers: self.workers(),
         })
@@ -185,26 +185,4 @@ impl Ids for RandomIds {
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Id::from_bytes(bytes)
     }
-}
-
-/// Steps of pipelines change no root file systems, and nothing else runs steps.
-struct NoLayers;
-
-impl Layers for NoLayers {
-    fn open(&self, layers: &[Digest]) -> Result<OpenLayers, PortError> {
-        match layers {
-            [] => Ok(OpenLayers { dirs: Vec::new(), lease: Box::new(()) }),
-            [first, ..] => Err(PortError::Missing(*first)),
-        }
-    }
-
-    fn begin(&self) -> Result<DraftLayer, PortError> {
-        Err(PortError::Other("no layers are kept here".into()))
-    }
-
-    fn commit(&self, _: DraftLayer) -> Result<Digest, PortError> {
-        Err(PortError::Other("no layers are kept here".into()))
-    }
-
-    fn discard(&self, _: DraftLayer) {}
 }

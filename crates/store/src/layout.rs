@@ -19,8 +19,8 @@ pub struct Layout {
 }
 
 /// The directories of a state folder.
-const DIRECTORIES: [&str; 10] =
-    ["db", "blobs", "packs", "snapshots", "scratch", "caches", "imports", "leases", "tmp", "trash"];
+const DIRECTORIES: [&str; 11] =
+    ["db", "blobs", "packs", "snapshots", "layers", "scratch", "caches", "imports", "leases", "tmp", "trash"];
 
 impl Layout {
     /// Opens the folder `root`, or makes it if `create` and there is nothing yet.
@@ -43,7 +43,9 @@ impl Layout {
     fn make_directories(&self) -> Result<(), OpenError> {
         for name in DIRECTORIES {
             let path = self.root.join(name);
-            match fs::create_dir(&path) {
+            // Layers hold set-user-id programs of images.
+            let mode = if name == "layers" { 0o700 } else { 0o777 };
+            match fs::DirBuilder::new().mode(mode).create(&path) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(OpenError::io(&path, error));
                 }
@@ -131,6 +133,16 @@ impl Layout {
     /// Trees as directories, kept to be shown again.
     pub fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
+    }
+
+    /// Layers of root file systems.
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    /// Up to when the layers of each run of the machine are durable; without it those of earlier runs are not believed.
+    pub fn settled(&self) -> PathBuf {
+        self.root.join("db/layers.json")
     }
 
     /// Directories that steps write into.

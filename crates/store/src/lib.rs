@@ -1,7 +1,7 @@
-//! Everything on disk: blobs, trees, snapshots, metadata. Nothing else touches a state folder.
+//! Everything on disk: blobs, trees, snapshots, layers, metadata. Nothing else touches a state folder.
 //!
-//! A state folder holds content-addressed blobs ([`DiskBlobs`]), records ([`SqliteMeta`]) and directories made from
-//! blobs. `docs/store-format.md` draws it. Any number of processes use one folder at the same time; whatever was
+//! A state folder holds content-addressed blobs ([`DiskBlobs`]), records ([`SqliteMeta`]), directories made from
+//! blobs, and layers of root file systems ([`LayerStore`]). `docs/store-format.md` draws it. Any number of processes use one folder at the same time; whatever was
 //! acknowledged survives their death and a power cut.
 //!
 //! The central decision: small blobs are appended to pack files, one open pack per writing process, and found
@@ -11,9 +11,11 @@
 //! Limits: one machine; a file system with `flock`, `rename` and hard links; packs of 256 MiB.
 
 mod blobs;
+mod boot;
 mod checkup;
 pub mod files;
 pub mod import;
+pub mod layers;
 mod layout;
 mod lease;
 mod meta;
@@ -27,6 +29,7 @@ pub mod workspace;
 
 pub use blobs::DiskBlobs;
 pub use checkup::CheckUp;
+pub use layers::LayerStore;
 pub use layout::Layout;
 pub use lease::Lease;
 pub use meta::SqliteMeta;

@@ -1,4 +1,4 @@
-//! Making room: unreferenced blobs, idle snapshots, trash.
+//! Making room: unreferenced blobs and layers, idle snapshots, trash.
 //!
 //! What is alive the caller says, by roots; the store knows no records. Nothing is taken from a process that may rely
 //! on it (see `blobs/sweep.rs`). The refused alternative is a grace time: it is too long for those who need room now
@@ -7,6 +7,7 @@
 mod mark;
 mod snapshots;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -15,6 +16,7 @@ use quern_core::Digest;
 use quern_core::port::{Blobs as _, PortError};
 
 use crate::blobs::Candidate;
+use crate::layers::{LayerPruneOptions, LayerStore};
 use crate::store::Store;
 use crate::tidy::TidyBudget;
 
@@ -25,6 +27,8 @@ pub enum Root {
     Blob(Digest),
     /// A tree with everything below it.
     Tree(Digest),
+    /// One layer of a root file system.
+    Layer(Digest),
 }
 
 /// Shows every root to the function it is given. Called again for a second look, it must see records written since.
@@ -37,7 +41,7 @@ pub struct PruneOptions {
     pub keep_bytes: u64,
     /// Remove only what came, or was last used, longer ago than this.
     pub older_than: Duration,
-    /// Remove all idle snapshots and memories of imports too; otherwise only those idle for a day.
+    /// Remove all idle snapshots, unreferenced layers and memories of imports too; otherwise only what was idle for a day.
     pub all: bool,
     /// Remove nothing, only say what would be.
     pub dry_run: bool,
@@ -63,6 +67,8 @@ pub struct Pruned {
     pub packs: Amount,
     /// Idle snapshots.
     pub snapshots: Amount,
+    /// Unreferenced layers that no other living process has committed.
+    pub layers: Amount,
     /// Memories of imports.
     pub imports: Amount,
     /// Files and directories deleted from the trash. Zero in a dry run.
@@ -101,6 +107,7 @@ impl Store {
             options.older_than.max(Duration::from_secs(86_400))
         };
         pruned.snapshots = snapshots::evict(self, idle, options.dry_run)?;
+        pruned.layers = self.prune_layers(idle, options.dry_run, roots)?;
         if options.all {
             pruned.imports = self.prune_imports(options)?;
         }
@@ -143,6 +150,22 @@ impl Store {
         let (count, bytes) = blobs.waiting()?;
         pruned.waiting = Amount { count, bytes };
         Ok(())
+    }
+
+    fn prune_layers(
+        &self,
+        unused_for: Duration,
+        dry_run: bool,
+        roots: &Roots<'_>,
+    ) -> Result<Amount, PruneError> {
+        let mut kept = HashSet::new();
+        roots(&mut |root| {
+            if let Root::Layer(id) = root {
+                kept.insert(id);
+            }
+        })?;
+        let options = LayerPruneOptions { unused_for, until_bytes: None, dry_run };
+        Ok(LayerStore::of(self).prune(&|id| kept.contains(id), &options)?)
     }
 
     fn prune_imports(&self, options: &PruneOptions) -> Result<Amount, PruneError> {

@@ -115,9 +115,14 @@ impl Store {
     /// # Errors
     /// Those of the rename, except that an absent path is no error.
     pub fn trash(&self, path: &Path) -> io::Result<()> {
-        match std::fs::rename(path, self.layout.trash().join(self.lease.name())) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        bury(&self.layout, &self.lease, path)
+    }
+}
+
+/// See [`Store::trash`].
+pub(crate) fn bury(layout: &Layout, lease: &Lease, path: &Path) -> io::Result<()> {
+    match std::fs::rename(path, layout.trash().join(lease.name())) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }

@@ -15,6 +15,7 @@ use quern_core::port::PortError;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, chmodat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use crate::layers::record::settle_when_quiet;
 use crate::prune::Amount;
 use crate::store::Store;
 
@@ -44,7 +45,8 @@ pub struct Tidied {
 }
 
 impl Store {
-    /// Moves what dead processes left to the trash and deletes from it within the budget.
+    /// Moves what dead processes left to the trash and deletes from it within the budget. Makes layers durable if no
+    /// build is at work.
     ///
     /// # Errors
     /// If a directory of the store cannot be read. What cannot be deleted stays in the trash and is no error.
@@ -52,6 +54,7 @@ impl Store {
         let failed = |error| PortError::io(format!("tidying {}", self.layout().root().display()), error);
         self.bury_leftovers(&self.layout().tmp()).map_err(failed)?;
         self.bury_leftovers(&self.layout().scratch()).map_err(failed)?;
+        settle_when_quiet(self.layout()).map_err(failed)?;
         let trash = self.layout().trash();
         let trash = rustix::fs::open(&trash, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let trash = trash.map_err(|error| failed(error.into()))?;

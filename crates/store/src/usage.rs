@@ -8,6 +8,7 @@ use std::path::Path;
 
 use quern_core::port::PortError;
 
+use crate::layers::LayerStore;
 use crate::prune::Amount;
 use crate::store::Store;
 
@@ -23,7 +24,9 @@ pub struct DiskUsage {
     pub databases: Amount,
     /// Trees kept as directories. The count is that of files.
     pub snapshots: Amount,
-    /// Directories steps write into.
+    /// Layers of root file systems. The count is that of layers.
+    pub layers: Amount,
+    /// Directories steps write into, and drafts of layers.
     pub scratch: Amount,
     /// Named cache mounts.
     pub caches: Amount,
@@ -42,12 +45,13 @@ impl DiskUsage {
     }
 
     /// The kinds with their names.
-    pub fn kinds(&self) -> [(&'static str, Amount); 9] {
+    pub fn kinds(&self) -> [(&'static str, Amount); 10] {
         [
             ("loose blobs", self.loose),
             ("packed blobs", self.packed),
             ("databases", self.databases),
             ("snapshots", self.snapshots),
+            ("layers", self.layers),
             ("scratch", self.scratch),
             ("caches", self.caches),
             ("imports", self.imports),
@@ -74,6 +78,7 @@ impl Store {
             packed: of(&layout.packs())?,
             databases: of(&layout.root().join("db"))?,
             snapshots: of(&layout.snapshots())?,
+            layers: of(&layout.layers())?,
             scratch: of(&layout.scratch())?,
             caches: of(&layout.caches())?,
             imports: of(&layout.imports())?,
@@ -83,6 +88,7 @@ impl Store {
         // Everything seen before counts once, so the rest is what the kinds above left.
         usage.other = of(layout.root())?;
         usage.packed.count = self.blobs().packed_count()?;
+        usage.layers.count = LayerStore::of(self).ids()?.len() as u64;
         Ok(usage)
     }
 }

@@ -40,6 +40,7 @@ pub fn prune(home: &Home, args: &Prune) -> Result<(), Failure> {
         ("waiting", pruned.waiting),
         ("packs", pruned.packs),
         ("snapshots", pruned.snapshots),
+        ("layers", pruned.layers),
         ("imports", pruned.imports),
         ("trash", pruned.trash),
     ];

@@ -23,6 +23,7 @@ pub(super) fn mark(blobs: &dyn Blobs, roots: &Roots<'_>) -> Result<Marked, PortE
     roots(&mut |root| match root {
         Root::Blob(digest) => drop(live.insert(digest)),
         Root::Tree(digest) => open.push(digest),
+        Root::Layer(_) => {}
     })?;
     let mut missing = Vec::new();
     while let Some(digest) = open.pop() {

@@ -14,7 +14,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use quern_core::port::{PortError, Presented};
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::sketch::Sketch;
 use super::write::{self, Site};
 use super::{FolderWorkspace, change};
+use crate::boot::boot;
 
 /// Below this share of equal files a new snapshot is made rather than another one changed.
 const LIKE: f64 = 0.5;
@@ -396,15 +397,6 @@ fn read_record(lock: &File) -> io::Result<Option<Record>> {
     let len = lock.read_at(&mut text, 0)?;
     let record: Option<Record> = serde_json::from_slice(&text[..len]).ok();
     Ok(record.filter(|record| record.version == VERSION && record.boot == boot()))
-}
-
-/// Identifies this run of the machine.
-fn boot() -> &'static str {
-    static BOOT: OnceLock<String> = OnceLock::new();
-    BOOT.get_or_init(|| {
-        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        id.trim().to_owned()
-    })
 }
 
 fn io_error(doing: &str, path: &Path, error: io::Error) -> PortError {

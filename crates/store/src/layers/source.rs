@@ -1,0 +1,61 @@
+//! A view as a source of files.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::node::Node;
+use super::view::{View, ViewError};
+use crate::files::{Entry, FileKind, FileSource, SourceError, Stat, Xattrs};
+
+impl View {
+    /// What is at a path and of this kind.
+    fn expect(&self, path: &Path, kind: FileKind) -> Result<Arc<Node>, SourceError> {
+        let node = self.find_shared(path).map_err(|error| failed(path, error))?;
+        node.filter(|node| node.stat.kind == kind).ok_or_else(|| SourceError::Absent(path.to_owned()))
+    }
+}
+
+impl FileSource for View {
+    fn stat(&self, path: &Path) -> Result<Option<Stat>, SourceError> {
+        let node = self.find_shared(path).map_err(|error| failed(path, error))?;
+        Ok(node.map(|node| node.stat))
+    }
+
+    fn list(&self, dir: &Path) -> Result<Vec<Entry>, SourceError> {
+        let node = self.expect(dir, FileKind::Dir)?;
+        let nodes = View::list(self, &node).map_err(|error| failed(dir, error))?;
+        let named = nodes.into_iter().filter_map(|node| {
+            let name = node.path.file_name()?.to_owned();
+            Some(Entry { name, stat: node.stat })
+        });
+        Ok(named.collect())
+    }
+
+    fn target(&self, path: &Path) -> Result<PathBuf, SourceError> {
+        self.expect(path, FileKind::Link)?.target().map_err(|error| SourceError::io(path, error))
+    }
+
+    fn open(&self, path: &Path) -> Result<File, SourceError> {
+        self.expect(path, FileKind::File)?.open().map_err(|error| SourceError::io(path, error))
+    }
+
+    fn xattrs(&self, path: &Path) -> Result<Xattrs, SourceError> {
+        let node = self.find_shared(path).map_err(|error| failed(path, error))?;
+        let node = node.ok_or_else(|| SourceError::Absent(path.to_owned()))?;
+        node.xattrs().map_err(|error| SourceError::io(path, error))
+    }
+
+    fn immutable(&self, path: &Path) -> Option<PathBuf> {
+        Some(self.expect(path, FileKind::File).ok()?.real_path())
+    }
+}
+
+fn failed(path: &Path, error: ViewError) -> SourceError {
+    match error {
+        ViewError::Io { source, .. } => SourceError::io(path, source),
+        ViewError::Redirected { .. } => {
+            SourceError::Damaged { path: path.to_owned(), reason: error.to_string() }
+        }
+    }
+}
