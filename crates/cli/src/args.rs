@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod build;
 mod verbs;
+pub use build::{Build, BuildOther, ImageBuild};
 pub use verbs::{
-    Build, Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, JobFilter, List,
-    Logs, Prune, Put, PutFile, RepoSpec, Run, Start, Stop, Update, Why,
+    Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, JobFilter, List, Logs,
+    Prune, Put, PutFile, RepoSpec, Run, Start, Stop, Update, Why,
 };
 
 /// Builds code, data and models incrementally, on one content-addressed graph.
@@ -37,16 +39,15 @@ pub struct Global {
     /// Folder that holds everything Quern knows [default: $XDG_DATA_HOME/quern]
     #[arg(long, global = true, env = "QUERN_STATE", value_name = "DIR", help_heading = "Global options")]
     pub state: Option<PathBuf>,
-    /// Form of what is listed or inspected
+    /// Form of what is listed or inspected: text or json
     #[arg(
         long,
         global = true,
-        value_enum,
-        default_value_t,
+        value_parser = ["text", "json"],
         value_name = "FORM",
         help_heading = "Global options"
     )]
-    pub output: Output,
+    pub output: Option<String>,
     /// How work is shown while it goes on
     #[arg(
         long,
@@ -59,14 +60,28 @@ pub struct Global {
     pub progress: Progress,
 }
 
+impl Global {
+    /// Form of what is listed or inspected. (Text, because `quern build --output` takes other values.)
+    pub fn form(&self) -> Output {
+        Output::of(self.output.as_deref())
+    }
+}
+
 /// Form of what is listed or inspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
     /// Tables for people.
     #[default]
     Text,
     /// JSON for programs: lists are arrays, newest first.
     Json,
+}
+
+impl Output {
+    /// The form of this name; text if there is none.
+    pub fn of(name: Option<&str>) -> Self {
+        if name == Some("json") { Self::Json } else { Self::Text }
+    }
 }
 
 /// How work is shown while it goes on.
@@ -143,9 +158,8 @@ pub enum Verb {
     Logs(Logs),
     /// Explain why a job ran, and what it could reuse
     Why(Why),
-    /// Show what a build pipeline would push, without pushing
-    #[command(subcommand)]
-    Build(Build),
+    /// Build an image from a Dockerfile
+    Build(Box<Build>),
     /// Show how much disk is used, and by what
     Du,
     /// Remove what nothing refers to

@@ -16,11 +16,11 @@ use clap::{CommandFactory as _, Parser as _};
 use quern_engine::submit::Keep;
 
 use args::{
-    Build, Cli, Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, List, Put, Run,
-    Start, Stop, Update, Verb,
+    BuildOther, Cli, Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, List, Put,
+    Run, Start, Stop, Update, Verb,
 };
 use commands::pipeline::Mode;
-use commands::{branch, commit, datum, file, flush, job, pipeline, repo, state};
+use commands::{branch, commit, datum, file, flush, image_build, job, pipeline, repo, state};
 use failure::Failure;
 use wiring::Home;
 
@@ -85,7 +85,12 @@ fn run(home: &Home, verb: Verb) -> Result<(), Failure> {
         Verb::Edit(Edit::Pipeline { name, editor, reprocess }) => {
             pipeline::edit(home, &name, &editor, reprocess)
         }
-        Verb::Build(Build::Ls(spec)) => pipeline::dry_push(home, &spec.file),
+        Verb::Build(build) => match &build.other {
+            Some(BuildOther::Ls { spec, output }) => {
+                pipeline::dry_push(home, &spec.file, args::Output::of(output.as_deref()))
+            }
+            None => image_build::build(home, &build.image),
+        },
         Verb::Logs(args) => datum::logs(home, &args),
         Verb::Why(args) => datum::why(home, &args.job),
         Verb::Du => state::du(home),

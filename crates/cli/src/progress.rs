@@ -1,5 +1,7 @@
 //! What a person sees while work goes on: one event stream, four faces.
 
+mod build;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +14,8 @@ use quern_core::{Id, event};
 
 use crate::args::Progress;
 use crate::table::{duration, printable};
+
+pub use build::BuildReporter;
 
 /// Shows events on standard error until dropped.
 pub struct Reporter {

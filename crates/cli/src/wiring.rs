@@ -1,17 +1,24 @@
 //! The composition root: adapters behind ports, opened as late as a command allows.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quern_catalog::Catalog;
-use quern_core::port::{self, Clock, Ids, PortError};
+use quern_core::event::Sink;
+use quern_core::port::{self, Clock, Ids, Images, PortError};
 use quern_core::{Id, Timestamp};
+use quern_engine::image::ImageBuilder;
+use quern_engine::image::ops::Tools;
+use quern_engine::image::rootfs::SnapshotRoots;
+use quern_engine::images::ImageStore;
 use quern_engine::lease::Owner;
+use quern_engine::results::Results;
 use quern_engine::schedule::Scheduler;
-use quern_engine::step_op::{self, StepResults};
+use quern_engine::step_op;
 use quern_engine::{Records, Runner};
 use quern_exec::{LocalExecutor, LocalOptions};
+use quern_oci::registry::{self, Client, DockerCredentials};
 use quern_solver::{CacheError, CacheKeyStorage as _, FileKeyStorage, KeyedCache, Solver, SolverOptions};
 use quern_store::workspace::FolderWorkspace;
 use quern_store::{LayerStore, OpenOptions, Root, Store};
@@ -31,6 +38,7 @@ pub struct Home {
     pub store: Store,
     /// What is known.
     pub records: Records,
+    layers: OnceLock<Arc<LayerStore>>,
 }
 
 impl Home {
@@ -50,7 +58,7 @@ impl Home {
             ids: Arc::new(RandomIds),
             owner: Owner::current()?,
         };
-        Ok(Self { global, config, store, records })
+        Ok(Self { global, config, store, records, layers: OnceLock::new() })
     }
 
     /// Versioned data.
@@ -84,15 +92,34 @@ impl Home {
         self.config.steps.parallelism.unwrap_or_else(cores).max(1)
     }
 
+    /// The layers of root file systems.
+    pub fn layers(&self) -> Arc<LayerStore> {
+        Arc::clone(self.layers.get_or_init(|| Arc::new(LayerStore::of(&self.store))))
+    }
+
+    /// The images of this machine.
+    ///
+    /// # Errors
+    /// Those of the state folder.
+    pub fn image_store(&self) -> Result<Arc<ImageStore>, Failure> {
+        let Records { meta, blobs, clock, .. } = &self.records;
+        let (meta, blobs, clock) = (Arc::clone(meta), Arc::clone(blobs), Arc::clone(clock));
+        Ok(Arc::new(ImageStore::new(meta, blobs, self.layers(), clock, Arc::new(registry()))))
+    }
+
     /// Runs steps in sandboxes of this machine.
     ///
     /// # Errors
     /// [`Failure`] if this program cannot find itself.
     pub fn executor(&self) -> Result<LocalExecutor, Failure> {
+        self.executor_in(Arc::new(self.images()?))
+    }
+
+    fn executor_in(&self, images: Arc<dyn Images>) -> Result<LocalExecutor, Failure> {
         LocalExecutor::new(LocalOptions {
             workspace: Arc::new(FolderWorkspace::of(&self.store)),
-            images: Arc::new(self.images()?),
-            layers: Arc::new(LayerStore::of(&self.store)),
+            images,
+            layers: self.layers(),
             launcher: std::env::current_exe()?,
             workers: self.workers(),
         })
@@ -104,22 +131,44 @@ impl Home {
     /// # Errors
     /// [`Failure`] if the cache cannot be opened or sandboxes cannot be prepared.
     pub fn runner(&self) -> Result<Runner, Failure> {
-        let internal = |e: CacheError| Failure::new(Kind::Internal, e);
-        let results = Arc::new(StepResults::new(Arc::clone(&self.records.blobs)));
-        let cache = KeyedCache::new("local", Arc::new(self.cache_keys().map_err(internal)?), results)
-            .map_err(internal)?;
-        let solver = Solver::new(SolverOptions {
-            cache: Arc::new(cache),
-            parallelism: u32::try_from(self.workers()).ok(),
-            ..SolverOptions::default()
-        });
         Ok(Runner {
             records: self.records.clone(),
             executor: Arc::new(self.executor()?),
             images: Arc::new(self.images()?),
             sink: Arc::new(Reporter::new(self.global.progress)),
-            solver,
+            solver: self.solver()?,
         })
+    }
+
+    /// Builds images, telling `sink` of every step.
+    ///
+    /// # Errors
+    /// As [`Home::runner`].
+    pub fn image_builder(&self, sink: Arc<dyn Sink>) -> Result<ImageBuilder, Failure> {
+        let roots = Arc::new(SnapshotRoots::new(Arc::new(self.images()?), self.layers()));
+        let executor = Arc::new(self.executor_in(Arc::clone(&roots) as _)?);
+        Ok(ImageBuilder {
+            tools: Arc::new(Tools { executor, roots, layers: self.layers() }),
+            images: self.image_store()?,
+            solver: self.solver()?,
+            sink,
+            clock: Arc::clone(&self.records.clock),
+            ids: Arc::clone(&self.records.ids),
+            memory: self.store.layout().imports(),
+        })
+    }
+
+    /// The graph, over the cache of this state folder.
+    fn solver(&self) -> Result<Solver, Failure> {
+        let internal = |e: CacheError| Failure::new(Kind::Internal, e);
+        let results = Arc::new(Results::new(Arc::clone(&self.records.blobs), self.layers()));
+        let cache = KeyedCache::new("local", Arc::new(self.cache_keys().map_err(internal)?), results)
+            .map_err(internal)?;
+        Ok(Solver::new(SolverOptions {
+            cache: Arc::new(cache),
+            parallelism: u32::try_from(self.workers()).ok(),
+            ..SolverOptions::default()
+        }))
     }
 
     /// The keys of the solver's cache, shared with other processes.
@@ -157,6 +206,14 @@ fn state_folder(global: &Global) -> Result<PathBuf, Failure> {
     home("XDG_DATA_HOME", "quern").or_else(|| home("HOME", ".local/share/quern")).ok_or_else(|| {
         Failure::input("neither XDG_DATA_HOME nor HOME is set; give the state folder by --state DIR")
     })
+}
+
+/// Registries, with the credentials that Docker keeps.
+fn registry() -> Client {
+    let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
+    let credentials = folder.map(|folder| DockerCredentials::new(folder.join("config.json")));
+    Client::new(registry::Options::default(), credentials)
 }
 
 /// The machine's clock.

@@ -14,10 +14,16 @@
 //! other user of the machine should be able to reach.
 
 mod directory;
+pub mod files;
 pub mod host;
 mod name;
+pub mod pack;
 mod programs;
+pub mod records;
+mod remote;
+mod store;
 mod unpacked;
+mod write;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -34,8 +40,12 @@ use quern_oci::{Layout, Limits, UnpackOptions, unpack_image};
 use serde::{Deserialize, Serialize};
 
 pub use name::{ImageName, InvalidImageName};
+pub use pack::PackError;
+pub use records::{ImageLayer, ImageRecord};
+pub use store::{Freshness, ImageError, ImageStore, KnownImage};
 pub use unpacked::Pruned;
 use unpacked::Unpacked;
+pub use write::Form;
 
 /// The images of this machine, with a folder for what is unpacked.
 pub struct LocalImages {

@@ -5,6 +5,7 @@
 //! long names for one member, say) must be refused rather than read in one of them.
 
 mod holes;
+mod open;
 mod pax;
 
 use std::io::{self, Read};
@@ -16,6 +17,7 @@ use crate::limits::Limits;
 use pax::Records;
 
 pub use holes::Segment;
+pub use open::open_archive;
 
 const BLOCK: u64 = 512;
 

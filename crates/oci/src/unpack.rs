@@ -251,8 +251,22 @@ impl Unpacker {
     /// # Errors
     /// [`UnpackError`].
     pub fn layer<R: Read>(&mut self, stream: R) -> Result<R, UnpackError> {
+        self.members(stream, true)
+    }
+
+    /// Puts an archive that is no layer over what is there: names that begin with `.wh.` mean themselves, and of a name that
+    /// comes twice the last counts, as `tar` has it.
+    ///
+    /// # Errors
+    /// [`UnpackError`].
+    pub fn archive<R: Read>(&mut self, stream: R) -> Result<R, UnpackError> {
+        self.members(stream, false)
+    }
+
+    fn members<R: Read>(&mut self, stream: R, is_layer: bool) -> Result<R, UnpackError> {
         let mut archive = Archive::new(stream, &self.options.limits);
-        let mut layer = Layer { unpacker: self, made: Made::default(), directories: BTreeMap::new() };
+        let (made, directories) = (Made::default(), BTreeMap::new());
+        let mut layer = Layer { unpacker: self, made, directories, is_layer };
         while let Some(member) = archive.next_member()? {
             layer.member(&member, &mut archive)?;
         }
@@ -267,6 +281,8 @@ struct Layer<'a> {
     made: Made,
     /// Attributes of directories, set at the end: writing into a directory changes its time, and a mode may forbid it.
     directories: BTreeMap<LayerPath, Attributes>,
+    /// Whether names can mean whiteouts, and no name may come twice.
+    is_layer: bool,
 }
 
 impl Layer<'_> {
@@ -276,13 +292,13 @@ impl Layer<'_> {
         let Some((parent, name)) = path.split_last() else {
             return self.whole_root(&path, member);
         };
-        if parent.names().any(|name| name.starts_with(b".wh..wh.")) {
+        if self.is_layer && parent.names().any(|name| name.starts_with(b".wh..wh.")) {
             return Ok(()); // Below the book-keeping of an old storage driver.
         }
-        if parent.names().any(|name| name.starts_with(b".wh.")) {
+        if self.is_layer && parent.names().any(|name| name.starts_with(b".wh.")) {
             return Err(UnpackError::Whiteout(path));
         }
-        let Some(hidden) = name.strip_prefix(b".wh.") else {
+        let Some(hidden) = name.strip_prefix(b".wh.").filter(|_| self.is_layer) else {
             let parent = self.unpacker.root.directory(&parent, &path, &mut self.made)?;
             self.made.touch(&parent.path, &parent.fd).map_err(UnpackError::io("look at", &parent.path))?;
             let place = parent.child(name).map_err(|problem| bad_path(&member.path, problem))?;
@@ -313,9 +329,10 @@ impl Layer<'_> {
         };
         match (self.made.get(&place.path), kind) {
             (Some(MadeKind::Directory | MadeKind::ImpliedDirectory), MadeKind::Directory) => {}
-            (Some(_), _) => return Err(UnpackError::Duplicate(place.path.clone())),
+            (Some(_), _) if self.is_layer => return Err(UnpackError::Duplicate(place.path.clone())),
+            (Some(_), kind) => self.unpacker.root.make_room(place, kind == MadeKind::Directory)?,
             (None, MadeKind::Directory) => self.unpacker.root.make_room(place, true)?,
-            (None, _) if self.made.any_below(&place.path) => {
+            (None, _) if self.is_layer && self.made.any_below(&place.path) => {
                 return Err(UnpackError::Duplicate(place.path.clone()));
             }
             (None, _) => self.unpacker.root.make_room(place, false)?,

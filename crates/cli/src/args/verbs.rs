@@ -417,13 +417,6 @@ pub enum Edit {
     },
 }
 
-/// `quern build`
-#[derive(Debug, Subcommand)]
-pub enum Build {
-    /// List the source files that a build pipeline's spec would push
-    Ls(PipelineSpec),
-}
-
 /// `quern logs`
 #[derive(Debug, Args)]
 pub struct Logs {

@@ -34,7 +34,7 @@ pub fn list(home: &Home, repo: &str) -> Result<(), Failure> {
     let repo = RepoName::new(repo)?;
     let branches = home.catalog().read(|view| Ok::<_, Failure>(view.branches(&repo)?))?;
     let views: Vec<BranchView> = branches.iter().map(BranchView::from).collect();
-    print::list(home.global.output, &views, |branches| {
+    print::list(home.global.form(), &views, |branches| {
         let mut table = Table::new(&["BRANCH", "HEAD", "MADE FROM"]);
         for branch in branches {
             let head = branch.head.clone().unwrap_or_else(|| "-".into());
@@ -48,7 +48,7 @@ pub fn list(home: &Home, repo: &str) -> Result<(), Failure> {
 pub fn inspect(home: &Home, branch: &str) -> Result<(), Failure> {
     let name = branch_ref(branch)?;
     let branch = home.catalog().read(|view| view.branch(&name))?;
-    print::one(home.global.output, &BranchView::from(&branch), |branch| {
+    print::one(home.global.form(), &BranchView::from(&branch), |branch| {
         let head = branch.head.as_deref().unwrap_or("-");
         let from = branch.provenance.join(", ");
         format!("Name: {}@{}\nHead Commit: {head}\nMade From: {from}\n", branch.repo, branch.branch)

@@ -56,7 +56,7 @@ pub fn list(home: &Home, target: Option<&str>, number: Option<usize>) -> Result<
 pub fn print_list(home: &Home, commits: &[Commit]) -> Result<(), Failure> {
     let views: Vec<CommitView> = commits.iter().map(CommitView::from).collect();
     let now = home.records.clock.now();
-    print::list(home.global.output, &views, |commits| {
+    print::list(home.global.form(), &views, |commits| {
         let mut table = Table::new(&["REPO", "BRANCH", "COMMIT", "FINISHED", "SIZE", "DESCRIPTION"]);
         for commit in commits {
             let finished = commit.finished_at.map_or_else(|| "-".into(), |time| ago(now, time));
@@ -78,7 +78,7 @@ fn parse_target(text: &str) -> Result<(RepoName, Option<BranchName>), Failure> {
 pub fn inspect(home: &Home, commit: &str) -> Result<(), Failure> {
     let target: Ref = commit.parse()?;
     let commit = home.catalog().read(|view| view.resolve(&target))?;
-    print::one(home.global.output, &CommitView::from(&commit), |commit| {
+    print::one(home.global.form(), &CommitView::from(&commit), |commit| {
         format!(
             "Commit: {}@{}\nOriginal Branch: {}\nParent: {}\nStarted: {}\nFinished: {}\nSize: {}\nProvenance: {}\nJob: {}\nDescription: {}\n",
             commit.repo,

@@ -20,7 +20,7 @@ const EXPLAINED: usize = 20;
 pub fn list(home: &Home, job: &str) -> Result<(), Failure> {
     let datums = of_job(home, parse_id(job)?)?;
     let views: Vec<DatumView> = datums.list().iter().map(|info| view(&datums, info)).collect();
-    print::list(home.global.output, &views, |datums| {
+    print::list(home.global.form(), &views, |datums| {
         let mut table = Table::new(&["ID", "FILES", "STATUS", "TIME"]);
         for datum in datums {
             let time = datum.millis.map_or_else(|| "-".into(), duration);
@@ -47,7 +47,7 @@ pub fn dry_run(home: &Home, file: &str) -> Result<(), Failure> {
             output: None,
         }));
     }
-    print::list(home.global.output, &views, |datums| {
+    print::list(home.global.form(), &views, |datums| {
         let mut table = Table::new(&["ID", "FILES"]);
         datums.iter().for_each(|datum| table.row([datum.id.clone(), datum.files.join(", ")]));
         table.render()
@@ -59,7 +59,7 @@ pub fn inspect(home: &Home, job: &str, datum: &str) -> Result<(), Failure> {
     let datums = of_job(home, parse_id(job)?)?;
     let list = datums.list();
     let info = find_datum(&list, datum)?;
-    print::one(home.global.output, &view(&datums, info), |datum| {
+    print::one(home.global.form(), &view(&datums, info), |datum| {
         let time = datum.millis.map_or_else(|| "-".into(), duration);
         format!(
             "ID: {}\nJob: {}\nState: {}\nReason: {}\nTries: {}\nTime: {time}\nFrom Cache: {}\nFiles:\n{}Output: {}\n",
@@ -102,7 +102,7 @@ pub fn why(home: &Home, job: &str) -> Result<(), Failure> {
     let datums = of_job(home, job.id)?;
     let (processed, reasons) = datums.reasons(&home.records, EXPLAINED)?;
     let why = WhyView::new(&job, processed, &reasons);
-    print::one(home.global.output, &why, |why| {
+    print::one(home.global.form(), &why, |why| {
         let mut text = format!("Job {} of pipeline {} ran because\n", why.job, why.pipeline);
         why.because.iter().for_each(|reason| text.push_str(&format!("  {reason}\n")));
         text.push_str(&format!(

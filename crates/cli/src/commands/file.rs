@@ -154,7 +154,7 @@ pub fn list(home: &Home, target: &str) -> Result<(), Failure> {
     let path = parse_path(target.path.as_deref().unwrap_or_default())?;
     let catalog = home.catalog();
     let commit = catalog.readable(&target)?;
-    print_files(home.global.output, &catalog.list(&commit, &path)?)
+    print_files(home.global.form(), &catalog.list(&commit, &path)?)
 }
 
 /// `glob file`
@@ -163,7 +163,7 @@ pub fn glob(home: &Home, target: &str) -> Result<(), Failure> {
     let pattern = pattern(target.path.as_deref().unwrap_or_default())?;
     let catalog = home.catalog();
     let commit = catalog.readable(&target)?;
-    print_files(home.global.output, &catalog.glob(&commit, &pattern)?)
+    print_files(home.global.form(), &catalog.glob(&commit, &pattern)?)
 }
 
 fn print_files(form: Output, files: &[FileInfo]) -> Result<(), Failure> {
@@ -184,7 +184,7 @@ pub fn inspect(home: &Home, target: &str) -> Result<(), Failure> {
     let catalog = home.catalog();
     let commit = catalog.readable(&target)?;
     let info = catalog.inspect(&commit, &path)?;
-    print::one(home.global.output, &FileView::from(&info), |file| {
+    print::one(home.global.form(), &FileView::from(&info), |file| {
         let content = file.content.as_deref().unwrap_or("-");
         format!(
             "Path: {}\nType: {}\nSize: {}\nContent: {content}\n",
@@ -209,7 +209,7 @@ pub fn diff(home: &Home, new: &str, old: Option<&str>, name_only: bool) -> Resul
     };
     let found = catalog.diff(&commit, before.as_ref())?;
     let views: Vec<DiffView> = found.iter().filter(|d| inside(&d.path)).map(DiffView::from).collect();
-    print::list(home.global.output, &views, |views| {
+    print::list(home.global.form(), &views, |views| {
         if name_only {
             return views.iter().map(|view| format!("{}\n", crate::table::printable(&view.path))).collect();
         }

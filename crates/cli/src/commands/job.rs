@@ -47,7 +47,7 @@ pub fn list(home: &Home, filter: &JobFilter) -> Result<(), Failure> {
 pub fn print_list(home: &Home, jobs: &[Job]) -> Result<(), Failure> {
     let views: Vec<JobView> = jobs.iter().map(JobView::from).collect();
     let now = home.records.clock.now();
-    print::list(home.global.output, &views, |jobs| {
+    print::list(home.global.form(), &views, |jobs| {
         let mut table =
             Table::new(&["ID", "PIPELINE", "STARTED", "DURATION", "RESTART", "PROGRESS", "STATE"]);
         for job in jobs {
@@ -80,7 +80,7 @@ pub fn inspect(home: &Home, id: &str, block: bool) -> Result<(), Failure> {
     }
     let job = find(home, id)?;
     let now = home.records.clock.now();
-    print::one(home.global.output, &JobView::from(&job), |job| {
+    print::one(home.global.form(), &JobView::from(&job), |job| {
         let (started, finished) = job.times;
         let took = started.map_or_else(|| "-".into(), |time| duration(finished.unwrap_or(now).since(time)));
         format!(

@@ -6,6 +6,8 @@ pub mod datum;
 pub mod drive;
 pub mod file;
 pub mod flush;
+pub mod image;
+pub mod image_build;
 pub mod job;
 pub mod pipeline;
 pub mod repo;

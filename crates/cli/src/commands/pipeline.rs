@@ -9,6 +9,7 @@ use quern_engine::pipeline::{self, Pipeline};
 use quern_engine::submit::{Desk, Effect, Keep, Submission, SubmitError, delete as delete_pipeline};
 use quern_engine::{images::LocalImages, job, schedule};
 
+use crate::args::Output;
 use crate::failure::{Failure, Kind, eprint_line};
 use crate::print;
 use crate::table::{Table, ago};
@@ -62,7 +63,7 @@ fn submit_text(home: &Home, name: &str, text: &str, base: &Path, mode: Mode) -> 
 }
 
 /// `build ls`
-pub fn dry_push(home: &Home, file: &str) -> Result<(), Failure> {
+pub fn dry_push(home: &Home, file: &str, form: Output) -> Result<(), Failure> {
     let (name, text, base) = read_spec(file)?;
     let submission =
         Submission { name: &name, text: &text, base: &base, update: true, reprocess: false, rebuild: false };
@@ -82,7 +83,7 @@ pub fn dry_push(home: &Home, file: &str) -> Result<(), Failure> {
         quern_catalog::choose(&*home.records.blobs, &tree, &everything, &mut visit)
             .map_err(|e| Failure::new(Kind::Internal, e))?;
     }
-    print::list(home.global.output, &files, |files| {
+    print::list(form, &files, |files| {
         let mut table = Table::new(&["PIPELINE", "PATH"]);
         for file in files {
             let text = |key: &str| file[key].as_str().unwrap_or_default().to_owned();
@@ -172,7 +173,7 @@ pub fn list(home: &Home, name: Option<&str>, states: &[String], spec: bool) -> R
         return print::raw(format!("{}\n", text.join("\n---\n")).as_bytes());
     }
     let now = home.records.clock.now();
-    print::list(home.global.output, &views, |views| {
+    print::list(home.global.form(), &views, |views| {
         let mut table =
             Table::new(&["NAME", "VERSION", "INPUT", "CREATED", "STATE / LAST JOB", "DESCRIPTION"]);
         for view in views {
@@ -194,7 +195,7 @@ pub fn inspect(home: &Home, name: &str) -> Result<(), Failure> {
         view.count(&jobs);
         Ok::<_, Failure>(view)
     })?;
-    print::one(home.global.output, &view, |view| {
+    print::one(home.global.form(), &view, |view| {
         let counts: Vec<String> = view.job_counts.iter().map(|(state, n)| format!("{state} {n}")).collect();
         format!(
             "Name: {}\nVersion: {}\nDescription: {}\nCreated: {}\nState: {}\nInput: {}\nOutput Branch: {}\nImage: {}\nCommand: {}\nJob Counts: {}\n",

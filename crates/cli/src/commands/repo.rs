@@ -31,7 +31,7 @@ pub fn list(home: &Home) -> Result<(), Failure> {
     let repos = catalog
         .read(|view| view.repos()?.iter().map(|repo| look(view, repo)).collect::<Result<Vec<_>, _>>())?;
     let now = home.records.clock.now();
-    print::list(home.global.output, &repos, |repos| {
+    print::list(home.global.form(), &repos, |repos| {
         let mut table = Table::new(&["NAME", "CREATED", "SIZE (MASTER)", "DESCRIPTION"]);
         for repo in repos {
             let created = ago(now, repo.created_at);
@@ -45,7 +45,7 @@ pub fn list(home: &Home) -> Result<(), Failure> {
 pub fn inspect(home: &Home, name: &str) -> Result<(), Failure> {
     let name = RepoName::new(name)?;
     let repo = home.catalog().read(|view| look(view, &view.repo(&name)?))?;
-    print::one(home.global.output, &repo, |repo| {
+    print::one(home.global.form(), &repo, |repo| {
         format!(
             "Name: {}\nDescription: {}\nCreated: {}\nSize of HEAD on Master: {}\nBranches: {}\n",
             repo.name,

@@ -17,7 +17,7 @@ pub fn du(home: &Home) -> Result<(), Failure> {
         .iter()
         .map(|(kind, amount)| serde_json::json!({ "kind": kind, "count": amount.count, "size_bytes": amount.bytes }))
         .collect();
-    print::list(home.global.output, &rows, |_| {
+    print::list(home.global.form(), &rows, |_| {
         let mut table = Table::new(&["KIND", "COUNT", "SIZE"]);
         for (kind, amount) in usage.kinds() {
             table.row([kind.to_owned(), amount.count.to_string(), size(amount.bytes)]);
@@ -48,7 +48,7 @@ pub fn prune(home: &Home, args: &Prune) -> Result<(), Failure> {
         .iter()
         .map(|(kind, amount)| serde_json::json!({ "kind": kind, "count": amount.count, "size_bytes": amount.bytes }))
         .collect();
-    print::list(home.global.output, &views, |_| {
+    print::list(home.global.form(), &views, |_| {
         let mut table = Table::new(&[if args.dry_run { "WOULD GO" } else { "REMOVED" }, "COUNT", "SIZE"]);
         for (kind, amount) in rows {
             table.row([kind.to_owned(), amount.count.to_string(), size(amount.bytes)]);

@@ -1,0 +1,256 @@
+//! `quern build`: an image from a Dockerfile.
+
+mod context;
+mod options;
+mod output;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use quern_core::step::Network;
+use quern_engine::image::request::{Place, Request};
+use quern_engine::image::{BuildError, Built};
+use quern_engine::images::{ImageRecord, KnownImage};
+use quern_oci::Reference;
+use quern_oci::document::Document;
+use quern_solver::CancelToken;
+use quern_spec::diagnostic::{Diagnostic, Diagnostics, Plain, render};
+use quern_spec::dockerfile::Platform;
+use quern_spec::source::SourceText;
+
+use crate::args::ImageBuild;
+use crate::failure::{Failure, Kind, eprint_line};
+use crate::print;
+use crate::progress::BuildReporter;
+use crate::wiring::Home;
+use context::Context;
+use output::Output;
+
+/// `build`
+pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
+    let outputs = Output::all(args)?;
+    let names = names(&args.tag)?;
+    let context = Context::open(home, args)?;
+    let request = request(args, &context)?;
+    if args.check {
+        return check(&request);
+    }
+    let cancel = interruptible()?;
+    let reporter = Arc::new(BuildReporter::new(if args.quiet {
+        crate::args::Progress::Quiet
+    } else {
+        home.global.progress
+    }));
+    let builder = home.image_builder(Arc::clone(&reporter) as _)?;
+    let built = builder.build(&request, Vec::new(), &cancel);
+    let made = built.and_then(|built| {
+        let epoch = epoch(&request)?;
+        let (record, config) = builder.image_of(&built, epoch)?;
+        Ok((built, record, config))
+    });
+    drop(builder);
+    drop(Arc::try_unwrap(reporter));
+    let (built, record, config) = made.map_err(failed)?;
+    show(&built.warnings, &request.dockerfile);
+    deliver(home, args, &outputs, &names, &Made { built, record, config })
+}
+
+/// What a build made.
+pub struct Made {
+    /// The stage.
+    pub built: Built,
+    /// Its image.
+    pub record: ImageRecord,
+    /// The image's config.
+    pub config: Document,
+}
+
+fn deliver(
+    home: &Home,
+    args: &ImageBuild,
+    outputs: &[Output],
+    names: &[Reference],
+    made: &Made,
+) -> Result<(), Failure> {
+    let images = home.image_store()?;
+    home.records.blobs.put(&made.config.bytes)?;
+    let keys: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let id = made.record.id;
+    let image: KnownImage = images.with_config(made.record.clone()).map_err(image_failed)?;
+    for output in outputs {
+        output.write(home, &images, &image, &made.built, names)?;
+    }
+    if outputs.iter().any(Output::keeps) {
+        images.put(&keys, &image.record)?;
+    }
+    if let Some(file) = &args.iidfile {
+        std::fs::write(file, id.to_string())?;
+    }
+    if let Some(file) = &args.metadata_file {
+        let metadata = serde_json::json!({
+            "containerimage.config.digest": id.to_string(),
+            "image.name": keys.join(","),
+        });
+        std::fs::write(file, format!("{metadata:#}\n"))?;
+    }
+    if args.quiet {
+        return print::raw(format!("{id}\n").as_bytes());
+    }
+    home.say(&format!("image {id}"));
+    for name in names {
+        home.say(&format!("named {}", name.familiar()));
+    }
+    Ok(())
+}
+
+/// Checks a Dockerfile without building it.
+fn check(request: &Request) -> Result<(), Failure> {
+    let (dockerfile, mut diagnostics) = quern_spec::dockerfile::parse_dockerfile(&request.dockerfile);
+    if !diagnostics.has_errors() {
+        let plan = quern_spec::dockerfile::Request { all_stages: true, ..request.plan() };
+        diagnostics.extend(quern_spec::dockerfile::plan_stages(&dockerfile, &plan).1);
+    }
+    show(&diagnostics, &request.dockerfile);
+    if diagnostics.has_errors() {
+        return Err(Failure::input(format!("`{}` has problems", request.dockerfile.name())));
+    }
+    if diagnostics.iter().next().is_none() {
+        eprint_line("nothing to remark");
+    }
+    Ok(())
+}
+
+fn show(diagnostics: &Diagnostics, source: &SourceText) {
+    let text = render(diagnostics, source, &Plain);
+    if !text.is_empty() {
+        eprint_line(text.trim_end());
+    }
+}
+
+fn request(args: &ImageBuild, context: &Context) -> Result<Request, Failure> {
+    let mut build_args = BTreeMap::new();
+    for text in &args.build_arg {
+        build_args.extend(options::build_arg(text)?);
+    }
+    let here = quern_core::step::Platform::current();
+    let here = Platform::new(&here.os, &here.arch, "");
+    let platform = match &args.platform {
+        None => here,
+        Some(text) => {
+            Platform::parse(text, &here).map_err(|error| Failure::input(format!("--platform {error}")))?
+        }
+    };
+    let labels = args.label.iter().map(|label| {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        (name.to_owned(), value.to_owned())
+    });
+    let pairs = |texts: &[String]| {
+        texts.iter().map(|text| options::secret(text)).collect::<Result<BTreeMap<_, _>, _>>()
+    };
+    let agents = args.ssh.iter().map(|text| options::agent(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let contexts: BTreeMap<String, Place> = context.named(args)?;
+    Ok(Request {
+        dockerfile: context.dockerfile.clone(),
+        context: context.directory.clone(),
+        target: args.target.clone(),
+        build_args,
+        platform,
+        labels: labels.collect(),
+        no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter.clone(),
+        pull: args.pull,
+        network: if args.network == "none" { Network::None } else { Network::Host },
+        secrets: pairs(&args.secret)?,
+        agents,
+        contexts,
+    })
+}
+
+/// `SOURCE_DATE_EPOCH` as a build argument, or of the environment.
+fn epoch(request: &Request) -> Result<Option<i64>, BuildError> {
+    let given = request.build_args.get("SOURCE_DATE_EPOCH").cloned();
+    let Some(text) =
+        given.or_else(|| std::env::var("SOURCE_DATE_EPOCH").ok()).filter(|text| !text.is_empty())
+    else {
+        return Ok(None);
+    };
+    match text.parse() {
+        Ok(seconds) => Ok(Some(seconds)),
+        Err(_) => {
+            let message = format!("SOURCE_DATE_EPOCH is a number of seconds since 1970, not `{text}`");
+            let mut diagnostics = Diagnostics::new();
+            diagnostics.push(Diagnostic::global("invalid-epoch", message));
+            Err(BuildError::Dockerfile(request.dockerfile.clone(), diagnostics))
+        }
+    }
+}
+
+fn names(texts: &[String]) -> Result<Vec<Reference>, Failure> {
+    texts.iter().map(|text| text.parse().map_err(|error| Failure::input(format!("--tag: {error}")))).collect()
+}
+
+/// A token that Ctrl-C sets; a second one ends the program at once.
+fn interruptible() -> Result<CancelToken, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))?;
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+    }
+    let token = CancelToken::new();
+    let cancel = token.clone();
+    std::thread::spawn(move || {
+        while !interrupted.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        cancel.cancel();
+    });
+    Ok(token)
+}
+
+/// What a build that failed says, with the place in the Dockerfile.
+fn failed(error: BuildError) -> Failure {
+    match error {
+        BuildError::Dockerfile(source, diagnostics) => {
+            show(&diagnostics, &source);
+            Failure::input(format!("`{}` cannot be built", source.name()))
+        }
+        BuildError::Step { error, place } => {
+            let message = match &*error {
+                quern_solver::SolveError::Vertex { vertex, cause, .. } => format!("{vertex}: {cause}"),
+                other => other.to_string(),
+            };
+            if let Some((source, place)) = &place {
+                let mut shown = Diagnostics::new();
+                shown.push(Diagnostic::error("step-failed", place.span, "this step failed"));
+                show(&shown, source);
+            }
+            Failure::new(Kind::Failed, message)
+        }
+        BuildError::Image { name, error } => {
+            Failure { message: format!("image `{name}`: {error}"), ..image_failed(*error) }
+        }
+        BuildError::Cancelled => {
+            Failure::new(Kind::Interrupted, "interrupted; run the command again to carry on")
+        }
+        other => Failure::new(Kind::Internal, other),
+    }
+}
+
+/// An image that is not to be had.
+pub fn image_failed(error: quern_engine::images::ImageError) -> Failure {
+    use quern_engine::images::ImageError;
+    let kind = match &error {
+        ImageError::Unknown(_)
+        | ImageError::Gone(_)
+        | ImageError::Platform { .. }
+        | ImageError::Registry(_) => Kind::Named,
+        ImageError::Layout(_) | ImageError::Problem(_) | ImageError::Config(_) | ImageError::Unpack(_) => {
+            Kind::Input
+        }
+        ImageError::Compression(_) | ImageError::Name(_) => Kind::Input,
+        ImageError::Cancelled => Kind::Interrupted,
+        _ => Kind::Internal,
+    };
+    Failure::new(kind, error)
+}

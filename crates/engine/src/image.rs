@@ -1,0 +1,215 @@
+//! Images from Dockerfiles, on the same graph and cache as everything else.
+//!
+//! The way of a build, file by file: the front end ([`quern_spec::dockerfile`]) reads the file and plans its stages; [`resolve`] finds
+//! what they start from; [`lower`] makes a graph of them and a config; the solver builds the target's file system, a [`Snapshot`],
+//! with the operations of [`ops`]; [`image_of`](ImageBuilder::image_of) makes an image of snapshot and config. What becomes of the image is
+//! up to the caller ([`crate::images`]).
+
+pub mod config;
+pub mod context;
+mod ignore;
+pub mod lower;
+pub mod ops;
+pub mod progress;
+pub mod request;
+mod resolve;
+pub mod rootfs;
+mod snapshot;
+
+use std::sync::Arc;
+
+use quern_core::event::Sink;
+use quern_core::port::{Cancel, Clock, Ids};
+use quern_core::{Digest, Timestamp, Version};
+use quern_oci::document::{Document, ImageConfig, RootFs, media};
+use quern_solver::{CacheManager, CachedResult, CancelToken, GraphError, JobError, SolveError, Solver};
+use quern_spec::diagnostic::Diagnostics;
+use quern_spec::dockerfile::{parse_dockerfile, plan_stages};
+use quern_spec::source::SourceText;
+
+use crate::images::{ImageError, ImageLayer, ImageRecord, ImageStore, PackError};
+use lower::{Lowered, Place, Surroundings, lower};
+use ops::{RunFailure, Tools};
+use request::Request;
+
+pub use snapshot::{Snapshot, SnapshotResults, decode as decode_snapshot};
+
+/// Builds images.
+pub struct ImageBuilder {
+    /// What operations work with.
+    pub tools: Arc<Tools>,
+    /// Where images are.
+    pub images: Arc<ImageStore>,
+    /// The graph.
+    pub solver: Solver,
+    /// Hears of every step.
+    pub sink: Arc<dyn Sink>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<dyn Ids>,
+    /// Folder in which digests of files of contexts are remembered.
+    pub memory: std::path::PathBuf,
+}
+
+/// A stage that was built.
+pub struct Built {
+    /// Its file system.
+    pub snapshot: Snapshot,
+    /// Its config, without layers and times.
+    pub config: ImageConfig,
+    /// The result with its cache keys, for exports of the cache.
+    pub result: CachedResult,
+    /// What was remarked on the way.
+    pub warnings: Diagnostics,
+}
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The Dockerfile, or what was asked of it, is wrong.
+    #[error("the Dockerfile cannot be built")]
+    Dockerfile(SourceText, Diagnostics),
+    /// An image could not be had.
+    #[error("{name}: {error}")]
+    Image {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: Box<ImageError>,
+    },
+    /// A step failed.
+    #[error("{error}")]
+    Step {
+        /// What it said.
+        error: Box<SolveError>,
+        /// Where it stands.
+        place: Option<(SourceText, Place)>,
+    },
+    /// Somebody said stop.
+    #[error("interrupted; run the command again to carry on")]
+    Cancelled,
+    /// More steps than a graph holds.
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    /// The layers could not be described.
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    /// The build has the name of one that runs.
+    #[error(transparent)]
+    Job(#[from] JobError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] quern_core::port::PortError),
+}
+
+impl ImageBuilder {
+    /// Builds the target stage of a Dockerfile.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(
+        &self,
+        request: &Request,
+        caches: Vec<Arc<dyn CacheManager>>,
+        cancel: &CancelToken,
+    ) -> Result<Built, BuildError> {
+        let (dockerfile, mut diagnostics) = parse_dockerfile(&request.dockerfile);
+        let wrong = |diagnostics| BuildError::Dockerfile(request.dockerfile.clone(), diagnostics);
+        if diagnostics.has_errors() {
+            return Err(wrong(diagnostics));
+        }
+        let (plan, more) = plan_stages(&dockerfile, &request.plan());
+        diagnostics.extend(more);
+        let Some(mut plan) = plan else { return Err(wrong(diagnostics)) };
+        let stop = cancel_of(cancel);
+        let outside = self.resolve(&mut plan, request, &mut diagnostics, &stop)?;
+        let around = Surroundings {
+            request,
+            tools: Arc::clone(&self.tools),
+            images: Arc::clone(&self.images),
+            context: Arc::new(self.local(&request.context)),
+            outside,
+            caches,
+        };
+        let lowered = lower(&plan, &around, &mut diagnostics)?;
+        let Some(lowered) = lowered else { return Err(wrong(diagnostics)) };
+        let result = self.solve(request, &lowered, cancel)?;
+        let snapshot = result.get::<Snapshot>().cloned().expect("every operation here gives a snapshot");
+        let mut config = lowered.config;
+        config::label(&mut config.config, &request.labels);
+        Ok(Built { snapshot, config, result, warnings: diagnostics })
+    }
+
+    fn solve(
+        &self,
+        request: &Request,
+        lowered: &Lowered,
+        cancel: &CancelToken,
+    ) -> Result<CachedResult, BuildError> {
+        let id = self.ids.fresh();
+        let job = self.solver.job(format!("image {id}"))?;
+        let watching = progress::watch(&job, id, lowered, Arc::clone(&self.sink));
+        let built = job.build_until(&lowered.graph.edge(lowered.target, 0), cancel);
+        job.discard();
+        watching.join();
+        built.map_err(|error| match error {
+            error if error.is_cancelled() => BuildError::Cancelled,
+            error => {
+                let place = match &error {
+                    SolveError::Vertex { vertex, .. } => lowered.places.get(&vertex.digest).cloned(),
+                    _ => None,
+                };
+                let place = place.map(|place| (request.dockerfile.clone(), place));
+                BuildError::Step { error: Box::new(error), place }
+            }
+        })
+    }
+
+    /// The image of what was built: a config with layers and times, not recorded under any name yet.
+    ///
+    /// With `epoch`, a time in seconds since 1970, everything says it was made then.
+    ///
+    /// # Errors
+    /// [`PackError`] if a layer cannot be packed.
+    pub fn image_of(&self, built: &Built, epoch: Option<i64>) -> Result<(ImageRecord, Document), PackError> {
+        let layers = self.images.describe(built.snapshot.layers(), epoch)?;
+        let diff_ids: Vec<Digest> = layers.iter().flat_map(|layer| layer.diff_ids.iter().copied()).collect();
+        let times: Vec<Timestamp> =
+            layers.iter().flat_map(|layer| layer.diff_ids.iter().map(|_| layer.since)).collect();
+        let mut config = built.config.clone();
+        config.rootfs = RootFs::new(diff_ids.clone());
+        config::date(&mut config, &times, epoch);
+        let document = Document::json(media::CONFIG, &config);
+        let record = ImageRecord {
+            format: Version,
+            id: document.descriptor.digest,
+            manifest: None,
+            layers: diff_ids.into_iter().map(|diff_id| ImageLayer { diff_id, blob: None }).collect(),
+            snapshot: Some(built.snapshot.layers().to_vec()),
+            epoch,
+            origin: None,
+            since: self.clock.now(),
+        };
+        Ok((record, document))
+    }
+}
+
+impl BuildError {
+    /// The command that failed, if one did.
+    pub fn run_failure(&self) -> Option<&RunFailure> {
+        let Self::Step { error, .. } = self else { return None };
+        let SolveError::Vertex { cause, .. } = &**error else { return None };
+        match &**cause {
+            quern_solver::VertexError::Op { error: quern_solver::OpError::Failed(error), .. } => {
+                error.downcast_ref()
+            }
+            _ => None,
+        }
+    }
+}
+
+fn cancel_of(token: &CancelToken) -> Cancel {
+    let token = token.clone();
+    Cancel::or_when(move || token.is_cancelled())
+}

@@ -1,0 +1,180 @@
+//! What is recorded of images, layers and their blobs.
+//!
+//! | table | key | value |
+//! |---|---|---|
+//! | `images` | a complete name (`docker.io/library/app:latest`), or the image's id if it has none | [`ImageRecord`] |
+//! | `layers` | id of a layer on disk | [`LayerRecord`]: what it unpacks or will be packed to |
+//! | `layer_blobs` | diff id | descriptors of blobs that hold that layer, compressed in one way or another |
+
+use quern_core::port::{MetaRead, MetaWrite, PortError, Scan, Table};
+use quern_core::{Digest, Timestamp, Version};
+use quern_oci::Descriptor;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const IMAGES: Table = Table("images");
+const LAYERS: Table = Table("layers");
+const LAYER_BLOBS: Table = Table("layer_blobs");
+
+/// An image this machine knows. Its config is a blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Format of this record.
+    pub format: Version<1>,
+    /// Digest of the config, which identifies the image.
+    pub id: Digest,
+    /// The manifest by which it was pulled or loaded, or under which it was last written out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Descriptor>,
+    /// The layers, lowest first.
+    pub layers: Vec<ImageLayer>,
+    /// The layers on disk that hold it, lowest first, if it was made here. Otherwise they are made from the blobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Vec<Digest>>,
+    /// The time its layers on disk are dated by when they are packed, in seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+    /// The name under which blobs that are not here can be fetched: a reference with a digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
+    /// When it was made here, or arrived.
+    pub since: Timestamp,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageLayer {
+    /// Digest of the plain tar stream.
+    pub diff_id: Digest,
+    /// The blob the manifest names; none if the layer was never packed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Descriptor>,
+}
+
+/// What a layer on disk is in the terms of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// The image layers it stands for, lowest first: one if a step made it, all those of a base image.
+    pub diff_ids: Vec<Digest>,
+    /// Bytes of the plain tar streams together.
+    pub size: u64,
+    /// Whether it is a base image: packed as it came, never dated by an epoch.
+    #[serde(default)]
+    pub is_base: bool,
+    /// When it was recorded first: for a layer made here, about when it was made.
+    pub since: Timestamp,
+}
+
+/// The image of this key.
+///
+/// # Errors
+/// Those of the port.
+pub fn image(r: &dyn MetaRead, key: &str) -> Result<Option<ImageRecord>, PortError> {
+    read(r, IMAGES, key)
+}
+
+/// All images with their keys.
+///
+/// # Errors
+/// Those of the port.
+pub fn images(r: &dyn MetaRead) -> Result<Vec<(String, ImageRecord)>, PortError> {
+    let rows = r.scan(IMAGES, &Scan::default())?;
+    rows.into_iter().map(|(key, text)| parse(IMAGES, &key, &text).map(|record| (key, record))).collect()
+}
+
+/// Names an image; its blobs must be durable.
+///
+/// # Errors
+/// Those of the port.
+pub fn put_image(w: &mut dyn MetaWrite, key: &str, record: &ImageRecord) -> Result<(), PortError> {
+    write(w, IMAGES, key, record)
+}
+
+/// Takes a name away.
+///
+/// # Errors
+/// Those of the port.
+pub fn delete_image(w: &mut dyn MetaWrite, key: &str) -> Result<(), PortError> {
+    w.delete(IMAGES, key)
+}
+
+/// What is known of a layer on disk, packed with its own times or dated by an epoch.
+///
+/// # Errors
+/// Those of the port.
+pub fn layer(r: &dyn MetaRead, id: &Digest, epoch: Option<i64>) -> Result<Option<LayerRecord>, PortError> {
+    read(r, LAYERS, &layer_key(id, epoch))
+}
+
+/// Notes what a layer on disk is.
+///
+/// # Errors
+/// Those of the port.
+pub fn put_layer(
+    w: &mut dyn MetaWrite,
+    id: &Digest,
+    epoch: Option<i64>,
+    record: &LayerRecord,
+) -> Result<(), PortError> {
+    write(w, LAYERS, &layer_key(id, epoch), record)
+}
+
+fn layer_key(id: &Digest, epoch: Option<i64>) -> String {
+    epoch.map_or_else(|| id.hex(), |epoch| format!("{}@{epoch}", id.hex()))
+}
+
+/// Forgets a layer that is gone.
+///
+/// # Errors
+/// Those of the port.
+pub fn delete_layer(w: &mut dyn MetaWrite, id: &Digest) -> Result<(), PortError> {
+    w.delete(LAYERS, &id.hex())
+}
+
+/// The layers on disk of which something is recorded.
+///
+/// # Errors
+/// Those of the port.
+pub fn layers(r: &dyn MetaRead) -> Result<Vec<Digest>, PortError> {
+    let rows = r.scan(LAYERS, &Scan::default())?;
+    Ok(rows.iter().filter_map(|(key, _)| Digest::from_hex(key).ok()).collect())
+}
+
+/// Blobs that hold a layer. They may have been pruned.
+///
+/// # Errors
+/// Those of the port.
+pub fn layer_blobs(r: &dyn MetaRead, diff_id: &Digest) -> Result<Vec<Descriptor>, PortError> {
+    Ok(read(r, LAYER_BLOBS, &diff_id.hex())?.unwrap_or_default())
+}
+
+/// Notes a blob that holds a layer.
+///
+/// # Errors
+/// Those of the port.
+pub fn add_layer_blob(w: &mut dyn MetaWrite, diff_id: &Digest, blob: &Descriptor) -> Result<(), PortError> {
+    let mut known = layer_blobs(w.as_read(), diff_id)?;
+    if known.iter().all(|other| other.digest != blob.digest) {
+        known.push(blob.clone());
+        write(w, LAYER_BLOBS, &diff_id.hex(), &known)?;
+    }
+    Ok(())
+}
+
+fn read<T: DeserializeOwned>(r: &dyn MetaRead, table: Table, key: &str) -> Result<Option<T>, PortError> {
+    r.get(table, key)?.map(|text| parse(table, key, &text)).transpose()
+}
+
+fn parse<T: DeserializeOwned>(table: Table, key: &str, text: &str) -> Result<T, PortError> {
+    serde_json::from_str(text).map_err(|error| {
+        PortError::Other(format!("the record of `{key}` in {} is not readable: {error}", table.0))
+    })
+}
+
+fn write<T: Serialize>(w: &mut dyn MetaWrite, table: Table, key: &str, value: &T) -> Result<(), PortError> {
+    w.put(
+        table,
+        key,
+        &serde_json::to_string(value).expect("records hold only text, numbers and lists of them"),
+    )
+}
