@@ -65,7 +65,8 @@ pub enum MountKind {
         /// Whether the build fails without it.
         required: bool,
     },
-    /// The socket of an SSH agent.
+    /// The socket of an SSH agent; without a target where whoever runs the command puts it. The command finds
+    /// the place in `SSH_AUTH_SOCK`, unless that is set.
     Ssh {
         /// Its name; `default` by default.
         id: String,

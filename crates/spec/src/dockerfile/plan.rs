@@ -359,26 +359,27 @@ impl Plan {
                 wanted.extend(self.stages[index].needs.iter().filter(|other| **other < self.stages.len()));
             }
         }
-        for index in &reachable {
-            self.refuse_later_stages(*index, diagnostics);
+        for index in 0..self.stages.len() {
+            self.refuse_later_stages(index, reachable.contains(&index), diagnostics);
         }
         // Every stage needs earlier ones only, so the order of the file is one to build in.
         self.order = reachable.into_iter().collect();
     }
 
-    /// A stage takes files from earlier stages only, so there are no cycles.
-    fn refuse_later_stages(&self, index: usize, diagnostics: &mut Diagnostics) {
+    /// A stage takes files from earlier stages only, so there are no cycles. In stages that are not needed
+    /// only what goes in a circle is refused.
+    fn refuse_later_stages(&self, index: usize, needed: bool, diagnostics: &mut Diagnostics) {
         for instruction in &self.stages[index].instructions {
             for from in taken(instruction) {
                 let Origin::Stage(other) = self.globals.origin(from) else { continue };
                 let problem = |message: String| Diagnostic::error("unknown-stage", instruction.span, message);
-                if other >= self.stages.len() {
+                if other >= self.stages.len() && needed {
                     let message = format!("there is no stage number {from}");
                     diagnostics.push(problem(message).help("stages are numbered from 0"));
                 } else if other == index {
                     let message = format!("the stage takes files from itself (`{from}`)");
                     diagnostics.push(problem(message));
-                } else if other > index {
+                } else if other > index && needed {
                     let problem = problem(format!("the stage `{from}` comes later"));
                     let problem = problem.label(self.stages[other].span, "it begins here");
                     diagnostics.push(problem.help("move it before the stage that takes files from it"));

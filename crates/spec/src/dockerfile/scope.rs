@@ -1,9 +1,10 @@
 //! The state of a stage: what variables, directory, user and shell the next instruction meets.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ast::{Arg, Command, Healthcheck, Instruction, Kind, Pair, Word};
-use super::expand::{InvalidWord, Lexer};
+use super::expand::{Expansion, Lexer};
 use super::globals::{Environment, Globals};
 use super::go;
 use super::lint::{Lint, Rule, rule};
@@ -22,6 +23,8 @@ const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
 const MAX_ENVIRONMENT: usize = 16 << 20;
 /// Most bytes that the instructions of a stage may expand to.
 const MAX_EXPANDED: usize = 256 << 20;
+/// Most names that are looked through for a hint.
+const MAX_HINTS: usize = 1000;
 /// Arguments that speak to the builder and no command sees.
 const NOT_FOR_COMMANDS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
@@ -47,8 +50,8 @@ pub struct Scope {
     pub(super) env: Environment,
     /// What the image keeps.
     image_env: Environment,
-    /// Declared arguments in order, with their values.
-    args: Vec<(String, Option<String>)>,
+    /// The rank and the last value of every declared argument.
+    declared: BTreeMap<String, (usize, Option<String>)>,
     pub(super) working_dir: String,
     pub(super) user: String,
     shell: Vec<String>,
@@ -101,7 +104,7 @@ impl Scope {
             globals,
             env: image_env.clone(),
             image_env,
-            args: Vec::new(),
+            declared: BTreeMap::new(),
             working_dir: path::join("/", &base.working_dir),
             user: base.user.clone(),
             shell: base.shell.clone(),
@@ -237,14 +240,18 @@ impl Scope {
         span: Span,
     ) -> Result<String, Reported> {
         let lexer = Lexer::new(self.globals.escape);
-        self.expanded(context, text, span, lexer).map(|found| found.0)
+        let found = self.expanded(context, text, span, lexer)?;
+        self.warn_of_unset(context, &found, span);
+        Ok(found.text)
     }
 
     /// Expands a here-document: quotes have no meaning, and the escape character is always `\`.
     pub(super) fn document(&mut self, context: &mut Context<'_>, text: &str) -> Result<String, Reported> {
         let lexer = Lexer { ignore_quotes: true, ..Lexer::new('\\') };
-        let span = context.instruction.span;
-        self.expanded(context, text, span, lexer).map(|found| found.0)
+        let span = context.instruction.keyword.span;
+        let found = self.expanded(context, text, span, lexer)?;
+        self.warn_of_unset(context, &found, span);
+        Ok(found.text)
     }
 
     fn expanded(
@@ -253,28 +260,30 @@ impl Scope {
         text: &str,
         span: Span,
         lexer: Lexer,
-    ) -> Result<(String, Vec<String>), Reported> {
+    ) -> Result<Expansion, Reported> {
         let found = match lexer.words(text, &self.env) {
             Ok(found) => found,
-            Err(error) => return invalid_word(context, span, &error),
+            Err(error) => return context.error("invalid-word", span, error.to_string()),
         };
         self.expanded += found.text.len();
         if self.expanded > MAX_EXPANDED {
             let message = format!("the stage expands to more than {MAX_EXPANDED} bytes");
             return context.error("too-large", span, message);
         }
-        for name in &found.unmatched {
-            let declared = self.args.iter().any(|(known, _)| known == name);
-            if declared || NOT_FOR_COMMANDS.contains(&name.as_str()) {
+        Ok(found)
+    }
+
+    fn warn_of_unset(&self, context: &mut Context<'_>, found: &Expansion, span: Span) {
+        let declared = |name: &String| self.declared.contains_key(name);
+        for name in found.unmatched.iter().filter(|name| !declared(name)) {
+            if NOT_FOR_COMMANDS.contains(&name.as_str()) || context.diagnostics.is_full() {
                 continue;
             }
-            let known: Vec<&str> = self.env.names().collect();
+            let known: Vec<&str> = self.env.names().take(MAX_HINTS).collect();
             let hint = closest(name, &known).map(|close| format!(" (did you mean `${close}`?)"));
             let message = format!("the variable `${name}` is not set{}", hint.unwrap_or_default());
-            let globals = Arc::clone(&self.globals);
-            context.lint(&globals, rule::UNDEFINED_VAR, span, message);
+            context.lint(&self.globals, rule::UNDEFINED_VAR, span, message);
         }
-        Ok((found.text, found.words))
     }
 
     fn set(&mut self, context: &mut Context<'_>, name: &str, value: &str) -> Result<(), Reported> {
@@ -300,9 +309,6 @@ impl Scope {
                 context.lint(&globals, rule::LEGACY_KEY_VALUE_FORMAT, context.instruction.span, message);
             }
             let key = self.word(context, &pair.key)?;
-            if key.is_empty() {
-                return context.error("missing-name", pair.key.span, "the name is empty");
-            }
             expanded.push((key, self.word(context, &pair.value)?));
         }
         Ok(expanded)
@@ -311,6 +317,9 @@ impl Scope {
     fn env(&mut self, context: &mut Context<'_>, pairs: &[Pair]) -> Result<Vec<(String, String)>, Reported> {
         let expanded = self.pairs(context, pairs)?;
         for ((name, value), pair) in expanded.iter().zip(pairs) {
+            if name.is_empty() {
+                return context.error("missing-name", pair.key.span, "the name of the variable is empty");
+            }
             self.warn_of_secret(context, "ENV", name, pair.key.span);
             self.set(context, name, value)?;
             self.image_env.set_in_place(name, value);
@@ -338,7 +347,8 @@ impl Scope {
             if let Some(value) = value.as_ref().filter(|_| !NOT_FOR_COMMANDS.contains(&name.as_str())) {
                 self.set(context, &name, value)?;
             }
-            self.args.push((name.clone(), value.clone()));
+            let rank = self.declared.get(&name).map_or(self.declared.len(), |(rank, _)| *rank);
+            self.declared.insert(name.clone(), (rank, value.clone()));
             declared.push((name, value));
         }
         Ok(declared)
@@ -406,8 +416,8 @@ impl Scope {
         let mut all = Vec::new();
         for word in sorted {
             let lexer = Lexer::new(self.globals.escape);
-            let (_, expanded) = self.expanded(context, &word.value, word.span, lexer)?;
-            for port in expanded {
+            // As in the original, variables that are not set are not reported here.
+            for port in self.expanded(context, &word.value, word.span, lexer)?.words {
                 match ports::parse(&port) {
                     Ok((ports, broken)) => {
                         for rule in broken {
@@ -440,23 +450,16 @@ impl Scope {
         Ok(volumes)
     }
 
-    /// Declared arguments as the history of a command shows them: each name once, with what the command
-    /// sees.
+    /// Declared arguments as the history of a command shows them: each name once, in the order of
+    /// declaration, with what the command sees.
     pub(super) fn shown_args(&self) -> Vec<String> {
-        let mut shown: Vec<(&str, String)> = Vec::new();
-        for (name, value) in &self.args {
-            let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
-            match shown.iter_mut().find(|(known, _)| known == name) {
-                Some((_, old)) => value.clone_into(old),
-                None => shown.push((name, value.to_owned())),
-            }
-        }
-        shown.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+        let mut ranked: Vec<_> = self.declared.iter().collect();
+        ranked.sort_by_key(|(_, (rank, _))| *rank);
+        let shown = |(name, (_, value)): (&String, &(usize, Option<String>))| {
+            format!("{name}={}", self.env.get(name).or(value.as_deref()).unwrap_or_default())
+        };
+        ranked.into_iter().map(shown).collect()
     }
-}
-
-fn invalid_word<T>(context: &mut Context<'_>, span: Span, error: &InvalidWord) -> Result<T, Reported> {
-    context.error("invalid-word", span, error.to_string())
 }
 
 fn shown_pairs(pairs: &[(String, String)]) -> String {
