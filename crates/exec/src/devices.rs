@@ -26,8 +26,6 @@ const LINKS: [(&str, &str); 5] = [
 
 /// What a step's `/dev` is made of, opened while the machine's root is still there.
 pub(crate) enum Devices {
-    /// It is in the root already.
-    Prepared,
     /// The shared one.
     Shared(OwnedFd),
     /// The nodes of the shared one, in the order of [`DEVICES`].
@@ -92,7 +90,6 @@ impl Devices {
     /// be are mounts of their own.
     pub fn show(self) -> Result<(), Refusal> {
         match self {
-            Self::Prepared => Ok(()),
             Self::Shared(tree) => mounts::attach(&tree, "/dev"),
             Self::Own(nodes) => {
                 mounts::tmpfs("/dev", c"mode=0755,size=65536k")?;

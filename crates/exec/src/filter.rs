@@ -104,7 +104,12 @@ const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
 
 /// Calls that are forbidden with some arguments only.
 const SOMETIMES: [Sometimes; 4] = [
-    Sometimes { call: libc::SYS_clone, argument: 0, when: When::AnyBit(NEW_NAMESPACES) },
+    // A sibling instead of a child would be a child of the launcher, which is no part of the sandbox.
+    Sometimes {
+        call: libc::SYS_clone,
+        argument: 0,
+        when: When::AnyBit(NEW_NAMESPACES | libc::CLONE_PARENT as u32),
+    },
     Sometimes {
         call: libc::SYS_unshare,
         argument: 0,

@@ -15,8 +15,11 @@ use crate::order::Limits;
 use crate::refusal::{Doing, Refusal};
 
 const PREFIX: &str = "quern-";
-/// The launcher and the first process of a sandbox, which share a step's group.
-pub(crate) const OWN_PROCESSES: u64 = 2;
+/// Processes that share a step's group or user: the launcher, the first process of the sandbox and, in a user namespace, the one
+/// that starts the step, which may last a moment longer than that.
+pub(crate) const fn own_processes(in_user_namespace: bool) -> u64 {
+    if in_user_namespace { 3 } else { 2 }
+}
 /// Of a step's memory limit, what launcher and namespaces may use beside it.
 const OWN_MEMORY: u64 = 4 << 20;
 const CPU_PERIOD_MICROS: u64 = 100_000;
@@ -27,6 +30,7 @@ pub(crate) struct Groups {
     memory: Option<Group>,
     cpu: Option<Group>,
     set: Limits,
+    own_processes: u64,
     /// Where they are, for whoever removes them.
     pub dirs: Vec<String>,
 }
@@ -57,7 +61,7 @@ pub(crate) struct Covered {
 
 impl Groups {
     /// Finds what can be used and moves this process into a group with a limit of processes.
-    pub fn open() -> Self {
+    pub fn open(in_user_namespace: bool) -> Self {
         let own = own_groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"));
         let name = format!("{PREFIX}{}", std::process::id());
         let mut dirs = Vec::new();
@@ -75,7 +79,8 @@ impl Groups {
         if pids.as_mut().is_some_and(|group| group.join().is_err()) {
             pids = None;
         }
-        Self { pids, memory, cpu, set: Limits::default(), dirs }
+        let own_processes = own_processes(in_user_namespace);
+        Self { pids, memory, cpu, set: Limits::default(), own_processes, dirs }
     }
 
     /// Sets the limits of the next step.
@@ -83,7 +88,7 @@ impl Groups {
         if limits.pids != self.set.pids
             && let Some(group) = &self.pids
         {
-            let most = limits.pids.saturating_add(OWN_PROCESSES);
+            let most = limits.pids.saturating_add(self.own_processes);
             group.write("pids.max", &most.to_string()).doing("limiting processes")?;
         }
         if limits.memory != self.set.memory {

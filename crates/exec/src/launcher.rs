@@ -8,28 +8,25 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, WaitOptions, pidfd_send_signal, setsid, wait, waitpid};
+use rustix::process::{Signal, pidfd_send_signal, setsid};
 
 use crate::LAUNCHER_ARGUMENT;
-use crate::filter::Filter;
+use crate::enter::Entry;
 use crate::groups::Groups;
-use crate::init::{MEMORY_SCORE, MOST_REPORT, Report, Sandbox};
+use crate::init::MEMORY_SCORE;
 use crate::mounts;
 use crate::network::QuietNetwork;
 use crate::order::{Cost, Ending, Order, Reply, Request, Root};
 use crate::privilege;
 use crate::refusal::{Doing, Refusal};
 use crate::root::Roots;
-use crate::sys::{self, Cloned, ExecList, Process};
+use crate::sandbox::{Maker, Sandbox};
+use crate::sys::{self, ExecList, Process, Stack};
 use crate::wire::{Received, Wire};
-
-/// Namespaces every step gets; the network comes apart.
-const NAMESPACES: i32 =
-    libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
 
 /// What a launcher's second life is told about its first.
 const AS_ROOT: &str = "as-root";
@@ -120,10 +117,13 @@ fn serve(wire: &Wire, in_user_namespace: bool) -> i32 {
 struct Launcher {
     groups: Groups,
     roots: Roots,
-    filter: Filter,
+    maker: Maker,
+    stacks: [Stack; 2],
+    /// The sandbox of the step before, if nothing of it was left.
+    sandbox: Option<Sandbox>,
+    /// A network in which nothing was sent, of a sandbox that is gone.
     network: Option<QuietNetwork>,
     in_user_namespace: bool,
-    memory_score: Option<String>,
 }
 
 /// Keeps the memory killer away from this process, which shares its group with steps that have limits; gives the
@@ -140,14 +140,15 @@ fn protect_from_memory_killer() -> Option<String> {
 impl Launcher {
     fn set_up(in_user_namespace: bool) -> Result<Self, Refusal> {
         // Before the directory they are mounted below is covered.
-        let groups = Groups::open();
+        let groups = Groups::open(in_user_namespace);
         Ok(Self {
             groups,
             roots: Roots::new(in_user_namespace)?,
-            filter: Filter::new(),
+            maker: Maker::new(in_user_namespace, protect_from_memory_killer())?,
+            stacks: [Stack::new(), Stack::new()],
+            sandbox: None,
             network: None,
             in_user_namespace,
-            memory_score: protect_from_memory_killer(),
         })
     }
 
@@ -158,94 +159,94 @@ impl Launcher {
         payload: &[u8],
         streams: Vec<OwnedFd>,
     ) -> Result<Reply, Refusal> {
-        // Sandboxes that were still being dismantled when their result was reported; one that is counts as a process.
-        let patience = if order.exact_pids { WaitOptions::empty() } else { WaitOptions::NOHANG };
-        while matches!(wait(patience), Ok(Some(_))) {}
         let covered = self.groups.set(order.limits)?;
         let kills = self.groups.memory_kills();
-        let root = self.roots.prepare(&order.root, &order.points)?;
-        let (reports, report) = pipe_with(PipeFlags::CLOEXEC).doing("making a pipe")?;
-        let network = self.network.take().filter(|_| !order.host_network);
-        let flags = if order.host_network || network.is_some() {
-            NAMESPACES
-        } else {
-            NAMESPACES | libc::CLONE_NEWNET
+        let root = self.roots.prepare(&order.root, &order.points)?.to_owned();
+        let sandbox = self.sandbox_for(order, &root)?;
+        let entry = Entry {
+            order,
+            payload,
+            streams: &streams,
+            base: &root,
+            sandbox: sandbox.init(),
+            filter: &self.maker.filter,
+            covered,
+            in_user_namespace: self.in_user_namespace,
+            memory_score: self.maker.memory_score.as_deref(),
         };
-        // SAFETY: a launcher never starts a thread.
-        #[expect(unsafe_code, reason = "starting a process in new namespaces")]
-        let cloned = unsafe { sys::clone_process(flags) }.doing("starting a sandbox")?;
-        let process = match cloned {
-            Cloned::Parent(process) => process,
-            Cloned::Child => {
-                drop(reports);
-                let sandbox = Sandbox {
-                    order,
-                    payload,
-                    streams: &streams,
-                    root,
-                    filter: &self.filter,
-                    network: network.as_ref(),
-                    covered,
-                    in_user_namespace: self.in_user_namespace,
-                    memory_score: self.memory_score.as_deref(),
-                    report,
-                };
-                sandbox.run()
-            }
-        };
-        drop((streams, report));
-        let network = network.or_else(|| QuietNetwork::of(process.pid).filter(|_| !order.host_network));
-        let mut reply = watch(wire, &process, &reports);
-        if matches!(order.root, Root::Own { .. }) {
-            // Its mounts go with its last process; what they wrote to is about to be read or removed.
-            let _ = waitpid(Some(process.pid), WaitOptions::empty());
+        let process = sandbox.start(&mut self.stacks, &entry);
+        let followed = process.and_then(|process| {
+            drop(streams);
+            follow(wire, &process, &sandbox)
+        });
+        match &followed {
+            Ok(Followed { clean: true, .. }) => self.sandbox = Some(sandbox),
+            _ => self.network = sandbox.end(),
         }
-        if let Ok(Reply::Ended(ending)) = &mut reply
+        let mut reply = followed?.reply;
+        if let Reply::Ended(ending) = &mut reply
             && ending.code != 0
         {
             ending.out_of_memory = self.groups.memory_kills() > kills;
         }
-        self.network = network.and_then(QuietNetwork::still_quiet);
-        reply
+        Ok(reply)
+    }
+
+    /// The sandbox of the step before, or a new one if that has another root or network.
+    fn sandbox_for(&mut self, order: &Order, root: &Path) -> Result<Sandbox, Refusal> {
+        match self.sandbox.take() {
+            Some(sandbox) if sandbox.fits(root, order.host_network) => return Ok(sandbox),
+            Some(other) => self.network = other.end().or(self.network.take()),
+            None => {}
+        }
+        let network = if order.host_network { None } else { self.network.take() };
+        let prepared = !matches!(order.root, Root::Own { .. });
+        self.maker.make(prepared.then_some(root), order.host_network, network)
     }
 }
 
-/// Waits for the end of a sandbox, ending it if asked to or left alone.
-fn watch(wire: &Wire, process: &Process, reports: &OwnedFd) -> Result<Reply, Refusal> {
+/// How a step ended, and whether something of it is left in its sandbox.
+struct Followed {
+    reply: Reply,
+    clean: bool,
+}
+
+/// Follows a step to its end and sweeps after it: when this returns, nothing of it runs any more and its outputs can
+/// be read, unless it was told to stop, then that is so when its sandbox is gone.
+fn follow(wire: &Wire, process: &Process, sandbox: &Sandbox) -> Result<Followed, Refusal> {
+    let killed = || Reply::Killed(Cost::default());
+    if told_to_stop(wire, &process.fd)? {
+        let _ = pidfd_send_signal(sandbox.init(), Signal::KILL);
+        sys::reap(process.pid).doing("waiting for a step")?;
+        return Ok(Followed { reply: killed(), clean: false });
+    }
+    let ended = sys::reap(process.pid).doing("waiting for a step")?;
+    sandbox.sweep()?;
+    if told_to_stop(wire, sandbox.wire())? {
+        return Ok(Followed { reply: killed(), clean: false });
+    }
+    let cost = Cost { cpu_micros: ended.cpu_micros, peak_memory: ended.peak_memory };
+    let reply = Reply::Ended(Ending { code: ended.code, out_of_memory: false, cost });
+    Ok(Followed { reply, clean: sandbox.is_clean() })
+}
+
+/// Waits until something can be read; true if the executor wants the step to stop meanwhile. Does not return when the
+/// executor is gone: the kernel ends the sandbox with the launcher.
+fn told_to_stop(wire: &Wire, other: &OwnedFd) -> Result<bool, Refusal> {
     loop {
-        let mut ends = [PollFd::new(reports, PollFlags::IN), PollFd::new(wire.socket(), PollFlags::IN)];
+        let mut ends = [PollFd::new(other, PollFlags::IN), PollFd::new(wire.socket(), PollFlags::IN)];
         match poll(&mut ends, None) {
             Err(Errno::INTR) => continue,
             other => other.doing("waiting for a step")?,
         };
-        let (reported, called) = (!ends[0].revents().is_empty(), !ends[1].revents().is_empty());
-        if reported {
-            return read_report(process, reports);
+        if !ends[0].revents().is_empty() {
+            return Ok(false);
         }
-        if called {
-            // Whether asked to by a message or by the end of the connection.
-            let asked = matches!(wire.receive::<Request>(), Ok(Some(_)));
-            let _ = pidfd_send_signal(&process.fd, Signal::KILL);
-            let _ = waitpid(Some(process.pid), WaitOptions::empty());
-            if !asked {
-                sys::exit_now(0);
-            }
-            let (cpu_micros, peak_memory) = (0, 0);
-            return Ok(Reply::Killed(Cost { cpu_micros, peak_memory }));
-        }
-    }
-}
-
-fn read_report(process: &Process, reports: &OwnedFd) -> Result<Reply, Refusal> {
-    let mut text = [0; MOST_REPORT];
-    let length = rustix::io::read(reports, &mut text).doing("reading a sandbox's report")?;
-    match serde_json::from_slice(&text[..length]) {
-        Ok(Report::Ended(code, cost)) => Ok(Reply::Ended(Ending { code, out_of_memory: false, cost })),
-        Ok(Report::Refused(refusal)) => Err(refusal),
-        Err(_) => {
-            // It died without a word: killed from outside, or for lack of memory.
-            let _ = waitpid(Some(process.pid), WaitOptions::empty());
-            Ok(Reply::Ended(Ending { code: -libc::SIGKILL, out_of_memory: false, cost: Cost::default() }))
+        if !ends[1].revents().is_empty() {
+            return match wire.receive::<Request>() {
+                Ok(Some(_)) => Ok(true),
+                _ => sys::exit_now(0),
+            };
         }
     }
 }

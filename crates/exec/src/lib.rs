@@ -8,14 +8,17 @@
 //! | `local.rs` | the executor port: a worker is found, outputs are kept |
 //! | `plan.rs`, `checks.rs` | the step's names become places of this machine |
 //! | `worker.rs`, `log.rs` | the order goes to a launcher, what the step says comes back |
-//! | `launcher.rs`, `root.rs` | the launcher prepares the root and clones a process into new namespaces |
+//! | `launcher.rs`, `root.rs` | the launcher prepares the root, follows the step and sweeps after it |
+//! | `sandbox.rs`, `init.rs` | it makes a sandbox, whose first process ends what a step leaves; or it takes the last one again |
+//! | `enter.rs`, `mounts.rs`, `filter.rs` | the step's process enters it, mounts what is its own, gives up its rights, executes |
 //! | `own_root.rs`, `overlay.rs` | or that process mounts a root of its own, which an image build can change |
-//! | `init.rs`, `mounts.rs`, `filter.rs` | that process builds the sandbox from inside, starts the program, ends what it leaves |
 //!
 //! The central decision: each worker has a *launcher*, a process of one thread that is this program executed
 //! again. Cloning from a program with threads is undefined in practice, and an OCI runtime per step costs
-//! several times the step; the launcher also keeps everything that steps share, so that a sandbox costs little
-//! more than the kernel's work. Refused: pooled sandboxes that run one step after another (state leaks).
+//! several times the step; the launcher also keeps everything that steps share, so that a step costs little
+//! more than the kernel's work. Part of that is the last sandbox: process numbers, network and root serve the next
+//! step too, if it can be shown that nothing in them is left of the last one; `sandbox.rs` lists what and how. What cannot be
+//! looked through, mounts and shared memory, is new for each step. Steps of image builds share nothing.
 //!
 //! A step of an image build (one whose root is writable) sees what a Docker build shows it: a root to change, with `/tmp`
 //! as a part of it, a `/dev` of its own, a read-only `/sys`, `/etc/hosts` and `/etc/resolv.conf`, setuid programs that work, and
@@ -23,9 +26,10 @@
 //! is left in it: places that the image lacks lie in memory. No device it makes can be opened.
 //!
 //! What keeps a step in: namespaces (mount, pid, ipc, uts, cgroup, network), a read-only root, no new privileges, few
-//! capabilities (`init.rs`), a system call filter (`filter.rs`), a read-only `/proc`, control groups where they are
+//! capabilities (`enter.rs`), a system call filter (`filter.rs`), a read-only `/proc`, control groups where they are
 //! usable and resource limits where not (`groups.rs`). Nothing of it needs the step's cooperation to end: killing
-//! the first process of the sandbox ends all others, and the kernel kills that one with its launcher.
+//! the first process of the sandbox ends all others, and the kernel kills that one with its launcher. A step's own process is
+//! the launcher's child; it has no parent in the sandbox.
 //!
 //! Limits: Linux 5.14 or newer. An ordinary user can run steps as root of the sandbox only, which is that user
 //! outside. There is no `/sys` and no limit of disk space. Without control groups, limits of memory hold for each
@@ -35,6 +39,7 @@
 
 mod checks;
 mod devices;
+mod enter;
 mod filter;
 mod groups;
 mod init;
@@ -50,6 +55,7 @@ mod plan;
 mod privilege;
 mod refusal;
 mod root;
+mod sandbox;
 mod skeleton;
 mod sys;
 mod user;

@@ -1,4 +1,4 @@
-//! The mounts of one step, made by the first process of its sandbox.
+//! The mounts of a sandbox, made by its first process, and those of one step, made by the step's own.
 //!
 //! Sources are opened while the machine's root is still there and attached when it is gone, so that no link in
 //! an image, an input or a cache can lead a mount out of the sandbox.
@@ -15,8 +15,8 @@ use rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_remount, move_mount, open_tree,
     unmount,
 };
+use rustix::process::{chdir, pivot_root};
 
-use crate::devices::Devices;
 use crate::order::{File, Placed, Point, Upper, What};
 use crate::own_root::Room;
 use crate::refusal::{Doing, Refusal};
@@ -28,6 +28,8 @@ use crate::user::User;
 pub(crate) type Source = Option<OwnedFd>;
 
 const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const FIXED: MountFlags =
+    MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::NODEV).union(MountFlags::RDONLY);
 /// Files of /proc that tell about the machine and cannot be made harmless by being read-only.
 const MASKED: [&str; 3] = ["/proc/kcore", "/proc/keys", "/proc/timer_list"];
 /// Tables of the machine's firmware, which may hold keys.
@@ -140,34 +142,54 @@ fn names_of(path: &str) -> Vec<&str> {
     path.split('/').filter(|name| !name.is_empty()).collect()
 }
 
-/// /proc, /dev with its /dev/pts and /dev/shm, and what a step of an image build (`builds`) sees as /sys, any
-/// other as /tmp.
-pub(crate) fn mount_standard(devices: Devices, builds: bool) -> Result<(), Refusal> {
-    let closed = MountFlags::NOSUID | MountFlags::NOEXEC;
-    let fixed = closed | MountFlags::NODEV | MountFlags::RDONLY;
-    devices.show()?;
-    // Read-only as a whole: no switch of the kernel can be turned, whoever the step runs as.
-    mount("proc", "/proc", "proc", fixed, None).doing("mounting /proc")?;
+/// Makes a mount the root of this process's namespace. `mount_more` mounts what needs the machine's root still there.
+pub(crate) fn enter_root(
+    root: &Path,
+    mount_more: impl FnOnce() -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    chdir(root).doing("entering the root")?;
+    pivot_root(".", ".").doing("changing the root")?;
+    // A user namespace gets a new /proc only where it sees a whole one.
+    mount_more()?;
+    unmount(".", UnmountFlags::DETACH).doing("leaving the machine's root")?;
+    chdir("/").doing("entering the root")
+}
+
+/// A /proc of this process's sandbox. Read-only as a whole: no switch of the kernel can be turned, whoever a step runs as.
+pub(crate) fn mount_proc() -> Result<(), Refusal> {
+    mount("proc", "/proc", "proc", FIXED, None).doing("mounting /proc")?;
     for path in MASKED {
         if Path::new(path).exists() {
             rustix::mount::mount_bind("/dev/null", path).doing(format_args!("hiding {path}"))?;
         }
     }
+    Ok(())
+}
+
+/// Hides the first process of a sandbox: its times and counts come from all steps of it.
+pub(crate) fn hide_first_process() -> Result<(), Refusal> {
+    mount("tmpfs", "/proc/1", "tmpfs", FIXED, c"mode=0555,size=4k").doing("hiding the first process")
+}
+
+/// What each step has for itself: /dev/pts, /dev/shm, and what a step of an image build (`builds`) sees as /sys, any other
+/// as /tmp.
+pub(crate) fn mount_memory(builds: bool) -> Result<(), Refusal> {
     let pts = c"newinstance,ptmxmode=0666,mode=0620";
+    let closed = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("devpts", "/dev/pts", "devpts", closed, pts).doing("mounting /dev/pts")?;
     tmpfs("/dev/shm", c"mode=1777")?;
-    if builds { mount_sys(fixed) } else { tmpfs("/tmp", c"mode=1777") }
+    if builds { mount_sys() } else { tmpfs("/tmp", c"mode=1777") }
 }
 
 /// /sys, or nothing in its place where this process may not see it.
-fn mount_sys(fixed: MountFlags) -> Result<(), Refusal> {
-    if mount("sysfs", "/sys", "sysfs", fixed, None).is_err() {
-        return mount("tmpfs", "/sys", "tmpfs", fixed, c"mode=0555").doing("mounting /sys");
+fn mount_sys() -> Result<(), Refusal> {
+    if mount("sysfs", "/sys", "sysfs", FIXED, None).is_err() {
+        return mount("tmpfs", "/sys", "tmpfs", FIXED, c"mode=0555").doing("mounting /sys");
     }
     if !Path::new(FIRMWARE).exists() {
         return Ok(());
     }
-    mount("tmpfs", FIRMWARE, "tmpfs", fixed, c"mode=0555").doing("hiding the firmware")
+    mount("tmpfs", FIRMWARE, "tmpfs", FIXED, c"mode=0555").doing("hiding the firmware")
 }
 
 /// Mounts memory that can be written to.

@@ -35,7 +35,8 @@ fn enter_user_namespace() -> Result<(), Refusal> {
     write("gid_map", format!("0 {gid} 1"))
 }
 
-fn unshare(flags: UnshareFlags, what: &str) -> Result<(), Refusal> {
+/// New namespaces for this process.
+pub(crate) fn unshare(flags: UnshareFlags, what: &str) -> Result<(), Refusal> {
     // SAFETY: no files are unshared and the process has one thread.
     #[expect(unsafe_code, reason = "the wrapper is unsafe for the sake of flags that are not used here")]
     let done = unsafe { rustix::thread::unshare_unsafe(flags) };

@@ -69,6 +69,21 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Longest refusal told in full.
+    const MOST_TEXT: usize = 4096;
+
+    /// This, or its beginning if it names something very long.
+    pub(crate) fn in_short(self) -> Self {
+        let text = self.to_string();
+        if text.len() <= Self::MOST_TEXT {
+            return self;
+        }
+        let doing = text.chars().take(Self::MOST_TEXT / 4).collect();
+        Self::System { doing, errno: libc::ENAMETOOLONG }
+    }
+}
+
 fn os_error(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }

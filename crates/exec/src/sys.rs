@@ -1,6 +1,6 @@
 //! System calls for which there is no safe wrapper. The unsafe code of the project is here and in the two calls
 //! of the functions that this file marks unsafe.
-#![expect(unsafe_code, reason = "clone3, clone, execve, mount_setattr and getrusage have no safe wrapper")]
+#![expect(unsafe_code, reason = "clone3, clone, execve, mount_setattr and wait4 have no safe wrapper")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
@@ -51,32 +51,67 @@ pub(crate) unsafe fn clone_process(flags: c_int) -> io::Result<Cloned> {
     }
 }
 
+/// Memory for the stacks of children that [`spawn_sharing`] starts, one after the other.
+pub(crate) struct Stack(Vec<u128>);
+
+impl Stack {
+    /// Room for everything a child calls; only what it touches takes memory.
+    const BYTES: usize = 512 * 1024;
+
+    /// Untouched memory.
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(Self::BYTES / size_of::<u128>()))
+    }
+}
+
+/// What a process that [`spawn_sharing`] starts is to the one that starts it.
+#[derive(Clone, Copy)]
+pub(crate) enum Kin {
+    /// An ordinary child.
+    Child,
+    /// A child that also shares the open files, to do something in this one's place.
+    Hand,
+    /// A child of this one's parent.
+    Sibling,
+}
+
 /// Runs `child` in a process that shares this one's memory, while this one stands still until the child has
-/// executed a program or ended. Cheaper than a copy of the process.
+/// executed a program or ended. Cheaper than a copy of the process. What `child` allocates and still has when it
+/// executes a program stays allocated here.
 ///
 /// # Safety
-/// `child` must do nothing but system calls and stores through what it captured: no allocation, no locks.
-/// The calling process must have one thread only.
-pub(crate) unsafe fn spawn_sharing(child: &mut dyn FnMut() -> c_int) -> io::Result<Pid> {
+/// The calling process must have one thread only: then the child is as alone with the memory as its caller was.
+pub(crate) unsafe fn spawn_sharing(
+    stack: &mut Stack,
+    kin: Kin,
+    child: &mut dyn FnMut() -> c_int,
+) -> io::Result<Process> {
     extern "C" fn enter(argument: *mut c_void) -> c_int {
         // SAFETY: the argument is the pointer given to clone below, which outlives the child's use of this memory.
         let child = unsafe { &mut *argument.cast::<&mut dyn FnMut() -> c_int>() };
         child()
     }
-    const STACK: usize = 64 * 1024;
-    let mut stack: Vec<u128> = Vec::with_capacity(STACK / size_of::<u128>());
     let mut child = child;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let mut fd: RawFd = -1;
+    let kinship = match kin {
+        Kin::Child => 0,
+        Kin::Hand => libc::CLONE_FILES,
+        Kin::Sibling => libc::CLONE_PARENT,
+    };
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD | kinship;
     // SAFETY: the stack grows downwards from its aligned end and is used by nobody else; CLONE_VFORK keeps
-    // this frame, and with it stack and closure, alive until the child no longer uses this memory.
+    // this frame, and with it stack and closure, alive until the child no longer uses this memory. The last argument
+    // is where the kernel stores the descriptor.
     let pid = unsafe {
-        let top = stack.as_mut_ptr().add(stack.capacity());
-        libc::clone(enter, top.cast(), flags, (&raw mut child).cast())
+        let top = stack.0.as_mut_ptr().add(stack.0.capacity());
+        libc::clone(enter, top.cast(), flags, (&raw mut child).cast(), &raw mut fd)
     };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(Pid::from_raw(pid).expect("the kernel numbers processes from one"))
+    let pid = Pid::from_raw(pid).expect("the kernel numbers processes from one");
+    // SAFETY: CLONE_PIDFD made the kernel store a new descriptor that nobody else owns.
+    Ok(Process { pid, fd: unsafe { OwnedFd::from_raw_fd(fd) } })
 }
 
 /// Texts as the kernel takes them for `execve`.
@@ -138,14 +173,64 @@ pub(crate) fn set_mount_attributes(fd: impl AsFd, attributes: u64, recursive: bo
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Processor time in microseconds and largest resident set in bytes of the children waited for.
-pub(crate) fn children_cost() -> (u64, u64) {
+/// How a child ended.
+pub(crate) struct Ended {
+    /// Exit code, or the negative number of the signal.
+    pub code: i32,
+    /// Processor time of it and the children it waited for, microseconds.
+    pub cpu_micros: u64,
+    /// Largest resident set of one of them, bytes.
+    pub peak_memory: u64,
+}
+
+/// Waits for a child's end.
+pub(crate) fn reap(pid: Pid) -> io::Result<Ended> {
+    let mut status = 0;
     // SAFETY: all fields are numbers, for which zero is valid.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: `usage` is valid for writing.
-    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    loop {
+        // SAFETY: both are valid for writing.
+        let done = unsafe { libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, 0, &raw mut usage) };
+        match done {
+            -1 if last_errno() == libc::EINTR => {}
+            -1 => return Err(io::Error::last_os_error()),
+            // It stopped, being traced by this process without its knowing. It will end, or be ended.
+            _ if libc::WIFSTOPPED(status) => {}
+            _ => break,
+        }
+    }
+    let code = if libc::WIFSIGNALED(status) { -libc::WTERMSIG(status) } else { libc::WEXITSTATUS(status) };
     let micros = |time: libc::timeval| time.tv_sec as u64 * 1_000_000 + time.tv_usec as u64;
-    (micros(usage.ru_utime) + micros(usage.ru_stime), usage.ru_maxrss as u64 * 1024)
+    let cpu_micros = micros(usage.ru_utime) + micros(usage.ru_stime);
+    Ok(Ended { code, cpu_micros, peak_memory: usage.ru_maxrss as u64 * 1024 })
+}
+
+/// What other processes of the same user can change of a process and see of it, or its children inherit: resource
+/// limits, the processors it may use, scheduling, priorities. To be compared only.
+pub(crate) fn traits_of(pid: Pid) -> io::Result<Vec<u64>> {
+    const LIMITS: u32 = 16;
+    const BY_PROCESS: c_int = 1;
+    let pid = pid.as_raw_nonzero().get();
+    let succeeded = |done: i64| if done < 0 { Err(io::Error::last_os_error()) } else { Ok(done as u64) };
+    let mut traits = Vec::with_capacity(80);
+    for resource in 0..LIMITS {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: nothing is set, and `limit` is valid for writing.
+        succeeded(i64::from(unsafe { libc::prlimit(pid, resource, ptr::null(), &raw mut limit) }))?;
+        traits.extend([limit.rlim_cur, limit.rlim_max]);
+    }
+    let (mut processors, mut scheduling) = ([0_u64; 32], [0_u64; 16]);
+    let scheduling_size = size_of_val(&scheduling);
+    // SAFETY: the kernel writes at most as many bytes as it is told there are.
+    unsafe {
+        let call = libc::SYS_sched_getaffinity;
+        succeeded(libc::syscall(call, pid, size_of_val(&processors), processors.as_mut_ptr()))?;
+        let call = libc::SYS_sched_getattr;
+        succeeded(libc::syscall(call, pid, scheduling.as_mut_ptr(), scheduling_size, 0))?;
+        traits.push(succeeded(libc::syscall(libc::SYS_ioprio_get, BY_PROCESS, pid))?);
+    }
+    traits.extend(processors.into_iter().chain(scheduling));
+    Ok(traits)
 }
 
 /// Gives every signal its default action, as a program expects at its start.
@@ -154,6 +239,12 @@ pub(crate) fn default_signals() {
         // SAFETY: setting the default action runs no code of ours; numbers that cannot be set are refused.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Children of this process leave nothing to wait for.
+pub(crate) fn forget_children() {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
 /// Ends this process at once, without running destructors or handlers.

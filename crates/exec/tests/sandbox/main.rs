@@ -18,6 +18,7 @@ macro_rules! checks {
     };
 }
 
+mod again;
 mod changes;
 mod deaths;
 mod ends;

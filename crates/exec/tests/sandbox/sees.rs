@@ -51,6 +51,7 @@ fn exactly_these_mounts(lab: &Lab) {
         "/pfs/in ro tmpfs".into(),
         format!("/pfs/out rw {disk}"),
         "/proc ro proc".into(),
+        "/proc/1 ro tmpfs".into(),
         "/tmp rw tmpfs".into(),
     ];
     let masked =
