@@ -217,7 +217,11 @@ fn failed(error: BuildError) -> Failure {
         }
         BuildError::Step { error, place } => {
             let message = match &*error {
-                quern_solver::SolveError::Vertex { vertex, cause, .. } => format!("{vertex}: {cause}"),
+                quern_solver::SolveError::Vertex { vertex, cause, .. } => match &**cause {
+                    quern_solver::VertexError::Op { error, .. }
+                    | quern_solver::VertexError::Content { error, .. } => format!("{vertex}: {error}"),
+                    other => format!("{vertex}: {other}"),
+                },
                 other => other.to_string(),
             };
             if let Some((source, place)) = &place {

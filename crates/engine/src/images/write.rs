@@ -124,13 +124,16 @@ impl ImageStore {
         let failed = |error| PortError::io("making a pipe", error);
         let (mut reader, writer) = std::io::pipe().map_err(failed)?;
         let (packed, stored) = std::thread::scope(|scope| {
-            let packing = scope.spawn(move || pack(&self.layers, id, times(epoch), compression, writer));
+            // The writer is dropped where it ends, or the reader would wait for more.
+            let packing = scope.spawn(move || {
+                pack(&self.layers, id, times(epoch), compression, writer).map(|(layer, _)| layer)
+            });
             let stored = self.blobs.put_stream(&mut reader);
             // A writer must not wait for a reader that gave up.
             drop(reader);
             (packing.join(), stored)
         });
-        let (layer, _) = match packed {
+        let layer = match packed {
             Ok(packed) => packed.map_err(|error| ImageError::Pack(Box::new(error)))?,
             Err(panic) => std::panic::resume_unwind(panic),
         };
