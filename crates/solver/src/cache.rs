@@ -7,8 +7,10 @@
 mod combined;
 mod durable;
 mod inline;
+pub(crate) mod key_table;
 mod keyed;
 pub(crate) mod memory;
+mod numbers;
 mod storage;
 
 use std::sync::Arc;
@@ -21,7 +23,9 @@ pub use durable::FileKeyStorage;
 pub use inline::{InlineResultStorage, ResultCodec};
 pub use keyed::KeyedCache;
 pub use memory::{InMemoryKeyStorage, InMemoryResultStorage};
-pub use storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage, LoadedResult};
+pub use storage::{
+    CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage, LoadedResult, NumberedKeys,
+};
 
 use crate::error::CacheError;
 use crate::key::{CacheKey, CacheKeyWithSelector, KeyId};

@@ -38,7 +38,27 @@ fn targets(storage: &dyn CacheKeyStorage, key: &str, by: &CacheInfoLink) -> BTre
             found.insert(target);
         })
         .expect("walking links succeeds");
+    let by_number = targets_by_number(storage, key, by);
+    assert!(by_number.is_none_or(|by_number| by_number == found), "numbers and ids agree");
     found
+}
+
+/// What [`CacheKeyStorage::numbered`] says of the same question; none if the storage has no numbers.
+fn targets_by_number(
+    storage: &dyn CacheKeyStorage,
+    key: &str,
+    by: &CacheInfoLink,
+) -> Option<BTreeSet<KeyId>> {
+    let mut found = BTreeSet::new();
+    let numbered = storage.numbered(&mut |keys| {
+        let mut numbers = Vec::new();
+        if let Some(source) = keys.number(&id(key)) {
+            assert_eq!(keys.id(source), id(key));
+            keys.targets(source, by, &mut numbers);
+        }
+        found.extend(numbers.iter().map(|number| keys.id(*number)));
+    });
+    numbered.then_some(found)
 }
 
 fn all(storage: &dyn CacheKeyStorage) -> BTreeSet<KeyId> {

@@ -1,6 +1,6 @@
 //! A list that usually holds one thing.
 
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 
 /// Nothing, one value in place, or many on the heap.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +23,16 @@ impl<T> Few<T> {
         };
     }
 
+    /// Keeps only some values.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) {
+        match self {
+            Self::None => {}
+            Self::One(value) if keep(value) => {}
+            Self::One(_) => *self = Self::None,
+            Self::Many(values) => values.retain(keep),
+        }
+    }
+
     /// Takes out the value at a place and puts the last one there.
     pub(crate) fn swap_remove(&mut self, place: usize) {
         match self {
@@ -39,6 +49,16 @@ impl<T> Deref for Few<T> {
         match self {
             Self::None => &[],
             Self::One(value) => std::slice::from_ref(value),
+            Self::Many(values) => values,
+        }
+    }
+}
+
+impl<T> DerefMut for Few<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match self {
+            Self::None => &mut [],
+            Self::One(value) => std::slice::from_mut(value),
             Self::Many(values) => values,
         }
     }

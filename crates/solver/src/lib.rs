@@ -34,7 +34,7 @@ mod solver;
 pub use cache::{
     CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage,
     CombinedCache, FileKeyStorage, InMemoryKeyStorage, InMemoryResultStorage, InlineResultStorage,
-    KeyedCache, LoadedResult, Query, QueryKey, Readiness, ResultCodec, Timestamp,
+    KeyedCache, LoadedResult, NumberedKeys, Query, QueryKey, Readiness, ResultCodec, Timestamp,
 };
 pub use cacheconfig::{
     CacheBlobs, CacheChains, CacheConfigError, ImportedCache, LayerLoader, LayoutFolder, export_cache,

@@ -25,12 +25,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quern_core::Digest;
 
-use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult};
+use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, NumberedKeys};
 use crate::error::CacheError;
 use crate::key::KeyId;
 
 use log::Change;
-use table::Table;
+use table::{Numbered, Table};
 
 /// Changes gathered before they are written without being asked to, in bytes.
 const FLUSH_AT: usize = 1 << 20;
@@ -386,6 +386,11 @@ impl CacheKeyStorage for FileKeyStorage {
 
     fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
         Ok(self.state().table.knows_operation(digest))
+    }
+
+    fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {
+        run(&mut Numbered::of(&self.state().table));
+        true
     }
 
     fn sync(&self) -> Result<(), CacheError> {

@@ -1,4 +1,4 @@
-//! Storages in memory: the default of a solver, and the overlay of the durable one.
+//! Storages in memory: the default of a solver.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::cache::Timestamp;
 use quern_core::Digest;
 
-use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage};
-use crate::digest_map::DigestMap;
+use crate::cache::key_table::KeyTable;
+use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, CacheResultStorage, NumberedKeys};
 use crate::error::CacheError;
 use crate::export::Remote;
 use crate::key::KeyId;
@@ -64,7 +64,7 @@ impl CacheKeyStorage for InMemoryKeyStorage {
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids = self.table().holders(result).to_vec();
+        let ids = self.table().holders(result);
         ids.into_iter().for_each(visit);
         Ok(())
     }
@@ -80,18 +80,18 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         link: &CacheInfoLink,
         visit: &mut dyn FnMut(KeyId),
     ) -> Result<(), CacheError> {
-        let targets = self.table().targets(id, link).to_vec();
+        let targets: Vec<KeyId> = self.table().targets_of(id, link).collect();
         targets.into_iter().for_each(visit);
         Ok(())
     }
 
     fn links(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
-        found.extend_from_slice(self.table().targets(id, link));
+        found.extend(self.table().targets_of(id, link));
         Ok(())
     }
 
     fn has_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<bool, CacheError> {
-        Ok(self.table().targets(id, link).contains(target))
+        Ok(self.table().targets_of(id, link).any(|known| known == *target))
     }
 
     fn walk_leaving(
@@ -99,7 +99,7 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         id: &KeyId,
         visit: &mut dyn FnMut(CacheInfoLink, KeyId),
     ) -> Result<(), CacheError> {
-        let leaving = self.table().leaving_links(id);
+        let leaving: Vec<_> = self.table().leaving_links(id).collect();
         leaving.into_iter().for_each(|(link, target)| visit(link, target));
         Ok(())
     }
@@ -113,175 +113,37 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         id: &KeyId,
         visit: &mut dyn FnMut(KeyId, CacheInfoLink),
     ) -> Result<(), CacheError> {
-        let sources = self.table().sources(id).to_vec();
+        let sources: Vec<_> = self.table().sources(id).collect();
         sources.into_iter().for_each(|(source, link)| visit(source, folded(&link)));
         Ok(())
+    }
+
+    fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {
+        run(&mut Numbered(&self.table()));
+        true
+    }
+}
+
+/// The table by its own numbers.
+struct Numbered<'a>(&'a KeyTable);
+
+impl NumberedKeys for Numbered<'_> {
+    fn number(&self, id: &KeyId) -> Option<u32> {
+        self.0.number(id)
+    }
+
+    fn id(&self, number: u32) -> KeyId {
+        self.0.id(number)
+    }
+
+    fn targets(&mut self, source: u32, link: &CacheInfoLink, found: &mut Vec<u32>) {
+        found.extend(self.0.targets(self.0.label(source, link)));
     }
 }
 
 /// The link as exports want it: output 0 of the digest that names operation and output.
 pub(crate) fn folded(link: &CacheInfoLink) -> CacheInfoLink {
     CacheInfoLink { digest: KeyId::root(&link.digest, link.output, KeyScope::Shared).0, output: 0, ..*link }
-}
-
-/// The key graph itself, without a lock.
-#[derive(Default)]
-pub(crate) struct KeyTable {
-    nodes: DigestMap<KeyId, Node>,
-    /// By which keys a result can be found.
-    holders: HashMap<Arc<str>, Vec<KeyId>>,
-    links: DigestMap<(KeyId, CacheInfoLink), Vec<KeyId>>,
-    /// How many entries of `links` each operation has.
-    operations: DigestMap<Digest, usize>,
-    next: u64,
-}
-
-#[derive(Default)]
-struct Node {
-    /// Counts nodes as they come; what is made one after another is asked for so, too.
-    number: u64,
-    results: Vec<CacheResult>,
-    /// What leads here.
-    sources: Vec<(KeyId, CacheInfoLink)>,
-    /// What leads away from here.
-    leaving: Vec<CacheInfoLink>,
-}
-
-impl KeyTable {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    pub(crate) fn contains(&self, id: &KeyId) -> bool {
-        self.nodes.contains_key(id)
-    }
-
-    /// All keys, in the order they came.
-    pub(crate) fn ids(&self) -> Vec<KeyId> {
-        let mut ids: Vec<(u64, KeyId)> = self.nodes.iter().map(|(id, node)| (node.number, *id)).collect();
-        ids.sort_unstable();
-        ids.into_iter().map(|(_, id)| id).collect()
-    }
-
-    fn node(&mut self, id: &KeyId) -> &mut Node {
-        let next = &mut self.next;
-        self.nodes.entry(*id).or_insert_with(|| {
-            *next += 1;
-            Node { number: *next, ..Node::default() }
-        })
-    }
-
-    pub(crate) fn results(&self, id: &KeyId) -> &[CacheResult] {
-        self.nodes.get(id).map_or(&[], |node| &node.results)
-    }
-
-    pub(crate) fn holders(&self, result: &str) -> &[KeyId] {
-        self.holders.get(result).map_or(&[], Vec::as_slice)
-    }
-
-    pub(crate) fn targets(&self, id: &KeyId, link: &CacheInfoLink) -> &[KeyId] {
-        self.links.get(&(*id, *link)).map_or(&[], Vec::as_slice)
-    }
-
-    pub(crate) fn sources(&self, id: &KeyId) -> &[(KeyId, CacheInfoLink)] {
-        self.nodes.get(id).map_or(&[], |node| &node.sources)
-    }
-
-    /// What leads away from a key, and where to.
-    pub(crate) fn leaving_links(&self, id: &KeyId) -> Vec<(CacheInfoLink, KeyId)> {
-        let mut links = self.nodes.get(id).map(|node| node.leaving.clone()).unwrap_or_default();
-        links.sort_unstable();
-        links.dedup();
-        let with_targets =
-            |link: CacheInfoLink| self.targets(id, &link).iter().map(move |t| (link, *t)).collect::<Vec<_>>();
-        links.into_iter().flat_map(with_targets).collect()
-    }
-
-    pub(crate) fn knows_operation(&self, digest: &Digest) -> bool {
-        self.operations.contains_key(digest)
-    }
-
-    pub(crate) fn leaving(&self, id: &KeyId) -> usize {
-        self.nodes.get(id).map_or(0, |node| node.leaving.len())
-    }
-
-    pub(crate) fn add_result(&mut self, id: &KeyId, result: CacheResult) {
-        let next = &mut self.next;
-        let node = self.nodes.entry(*id).or_insert_with(|| {
-            *next += 1;
-            Node { number: *next, ..Node::default() }
-        });
-        match node.results.iter_mut().find(|r| r.id == result.id) {
-            Some(known) => *known = result,
-            None => {
-                self.holders.entry(Arc::clone(&result.id)).or_default().push(*id);
-                node.results.push(result);
-            }
-        }
-    }
-
-    pub(crate) fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) {
-        let targets = self.links.entry((*id, *link)).or_default();
-        if targets.contains(target) {
-            return;
-        }
-        targets.push(*target);
-        if targets.len() == 1 {
-            *self.operations.entry(link.digest).or_default() += 1;
-        }
-        self.node(id).leaving.push(*link);
-        self.node(target).sources.push((*id, *link));
-    }
-
-    /// Takes a result from all its keys, and nothing else; returns the keys.
-    pub(crate) fn drop_result(&mut self, result: &str) -> Vec<KeyId> {
-        let holders = self.holders.remove(result).unwrap_or_default();
-        for id in &holders {
-            if let Some(node) = self.nodes.get_mut(id) {
-                node.results.retain(|r| &*r.id != result);
-            }
-        }
-        holders
-    }
-
-    /// Removes a node and the links that lead to it.
-    pub(crate) fn remove(&mut self, id: &KeyId) -> Vec<(KeyId, CacheInfoLink)> {
-        let sources = self.nodes.remove(id).map(|node| node.sources).unwrap_or_default();
-        for (source, link) in &sources {
-            self.unlink(source, link, id);
-        }
-        sources
-    }
-
-    fn release(&mut self, result: &str) {
-        let mut open = self.drop_result(result);
-        while let Some(id) = open.pop() {
-            let idle = |node: &Node| node.results.is_empty() && node.leaving.is_empty();
-            if self.nodes.get(&id).is_some_and(idle) {
-                open.extend(self.remove(&id).into_iter().map(|(source, _)| source));
-            }
-        }
-    }
-
-    fn unlink(&mut self, source: &KeyId, link: &CacheInfoLink, target: &KeyId) {
-        if let Some(targets) = self.links.get_mut(&(*source, *link)) {
-            targets.retain(|t| t != target);
-            if targets.is_empty() {
-                self.links.remove(&(*source, *link));
-                if let Some(count) = self.operations.get_mut(&link.digest) {
-                    *count -= 1;
-                }
-                if self.operations.get(&link.digest) == Some(&0) {
-                    self.operations.remove(&link.digest);
-                }
-            }
-        }
-        if let Some(node) = self.nodes.get_mut(source)
-            && let Some(place) = node.leaving.iter().position(|l| l == link)
-        {
-            node.leaving.swap_remove(place);
-        }
-    }
 }
 
 /// A result storage that keeps the results themselves in memory.

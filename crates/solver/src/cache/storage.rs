@@ -137,6 +137,13 @@ pub trait CacheKeyStorage: Send + Sync {
     /// [`CacheError::Storage`] if the storage fails.
     fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError>;
 
+    /// Hands out the storage by numbers, for a caller with questions about many keys; false if the
+    /// storage only answers one by one.
+    fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {
+        let _ = run;
+        false
+    }
+
     /// Makes everything added so far survive a crash. Storages without a disk have nothing to do.
     ///
     /// # Errors
@@ -144,6 +151,20 @@ pub trait CacheKeyStorage: Send + Sync {
     fn sync(&self) -> Result<(), CacheError> {
         Ok(())
     }
+}
+
+/// A key storage whose keys go by numbers, which are good for one call of
+/// [`CacheKeyStorage::numbered`]. It must not be changed meanwhile.
+pub trait NumberedKeys {
+    /// The number of a key, if it exists.
+    fn number(&self, id: &KeyId) -> Option<u32>;
+
+    /// The key of a number that was handed out.
+    fn id(&self, number: u32) -> KeyId;
+
+    /// Appends the keys that `source` leads to by exactly this link. Fastest if what is asked one
+    /// after another was stored one after another.
+    fn targets(&mut self, source: u32, link: &CacheInfoLink, found: &mut Vec<u32>);
 }
 
 /// One result of [`CacheResultStorage::load_with_parents`].

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quern_core::{Digest, DigestWriter};
 
-use crate::cache::memory::{KeyTable, folded};
+use crate::cache::key_table::KeyTable;
+use crate::cache::memory::folded;
 use crate::cache::{
     CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage, KeyedCache,
     Query, Readiness, Timestamp,
@@ -275,7 +276,7 @@ impl CacheKeyStorage for ImportedKeys {
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids = self.table().holders(result).to_vec();
+        let ids = self.table().holders(result);
         ids.into_iter().for_each(visit);
         Ok(())
     }
@@ -286,13 +287,13 @@ impl CacheKeyStorage for ImportedKeys {
         link: &CacheInfoLink,
         visit: &mut dyn FnMut(KeyId),
     ) -> Result<(), CacheError> {
-        let targets = self.table().targets(id, &folded(link)).to_vec();
+        let targets: Vec<KeyId> = self.table().targets_of(id, &folded(link)).collect();
         targets.into_iter().for_each(visit);
         Ok(())
     }
 
     fn has_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<bool, CacheError> {
-        Ok(self.table().targets(id, &folded(link)).contains(target))
+        Ok(self.table().targets_of(id, &folded(link)).any(|known| known == *target))
     }
 
     fn walk_backlinks(
@@ -300,7 +301,7 @@ impl CacheKeyStorage for ImportedKeys {
         id: &KeyId,
         visit: &mut dyn FnMut(KeyId, CacheInfoLink),
     ) -> Result<(), CacheError> {
-        let sources = self.table().sources(id).to_vec();
+        let sources: Vec<_> = self.table().sources(id).collect();
         sources.into_iter().for_each(|(source, link)| visit(source, link));
         Ok(())
     }

@@ -4,24 +4,29 @@
 //!
 //! ```text
 //!  0  "qnkeys\0" and the format version (1 byte)      8  generation: u64
-//! 16  nodes, links, digests, results: u32 each       32  node slots, link slots: u32 each (powers of 2)
+//! 16  nodes, links, digests, results: u32 each       32  node slots, digest slots: u32 each (powers of 2)
 //! 40  length of the texts: u64                       48  checksum of the tables: u64
 //! 56  checksum of the 56 bytes before: u64
 //! ```
 //!
-//! then the tables, which are read whole: node ids (32 bytes each), digests (32), links (32:
-//! source, target, digest, selector + 1 or 0, input: u32 each, 4 bytes unused, output: i64; sorted
-//! by target), where each node's incoming links start (u32, one more than nodes), how many links leave
-//! each node (u32), where each node's results start (u32, one more than nodes), the slots of nodes
-//! (u32: number + 1 or 0), the slots of links (u32 of the hash, u32: number + 1 or 0). Slots are probed
-//! one by one from the hash on. Then come the results (16: start and length of the text: u32, time:
-//! u64) and the texts, both read where needed.
+//! then the tables, which are read whole: node ids (32 bytes each); digests of operations and
+//! selectors (32), in the order in which nodes came to need them; where each digest's links start
+//! (u32, one more than digests); links (24: source, target, input, selector + 1 or 0: u32 each, output:
+//! i64), sorted by operation, then by source, input, output, selector and target; where each node's incoming
+//! links start (u32, one more than nodes); the incoming links' numbers (u32); how many links
+//! leave each node (u32); where each node's results start (u32, one more than nodes); the slots of nodes
+//! and of digests (u32: number + 1 or 0), probed one by one from the hash on. Then come the results (16:
+//! start and length of the text: u32, time: u64) and the texts, both read where needed.
+//!
+//! Most operations belong to one node, so what leads to a node lies together, next to what leads
+//! to the node made after it: a walk over a graph reads the links from front to back.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering as Memory};
 
 use quern_core::Digest;
 
@@ -32,9 +37,9 @@ use crate::key::KeyId;
 use super::log::checksum;
 
 pub(super) const MAGIC: [u8; 7] = *b"qnkeys\0";
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 pub(super) const HEAD: usize = 64;
-pub(super) const LINK: usize = 32;
+pub(super) const LINK: usize = 24;
 pub(super) const RESULT: usize = 16;
 
 /// Why a file cannot serve as a snapshot.
@@ -63,20 +68,30 @@ pub(super) struct Sizes {
     pub(super) digests: u32,
     pub(super) results: u32,
     pub(super) node_slots: u32,
-    pub(super) link_slots: u32,
+    pub(super) digest_slots: u32,
     pub(super) texts: u64,
+}
+
+impl Sizes {
+    /// Bytes of the whole file without head and log.
+    pub(super) fn whole_length(&self) -> usize {
+        let texts = usize::try_from(self.texts).unwrap_or(usize::MAX);
+        Places::of(self).end.saturating_add(RESULT * self.results as usize).saturating_add(texts)
+    }
 }
 
 /// Where each table starts.
 #[derive(Debug, Clone, Copy, Default)]
 struct Places {
     digests: usize,
+    link_starts: usize,
     links: usize,
+    incoming_starts: usize,
     incoming: usize,
     leaving: usize,
     results: usize,
     node_slots: usize,
-    link_slots: usize,
+    digest_slots: usize,
     end: usize,
 }
 
@@ -84,15 +99,37 @@ impl Places {
     fn of(sizes: &Sizes) -> Self {
         let n = |count: u32| count as usize;
         let digests = 32 * n(sizes.nodes);
-        let links = digests + 32 * n(sizes.digests);
-        let incoming = links + LINK * n(sizes.links);
-        let leaving = incoming + 4 * (n(sizes.nodes) + 1);
+        let link_starts = digests + 32 * n(sizes.digests);
+        let links = link_starts + 4 * (n(sizes.digests) + 1);
+        let incoming_starts = links + LINK * n(sizes.links);
+        let incoming = incoming_starts + 4 * (n(sizes.nodes) + 1);
+        let leaving = incoming + 4 * n(sizes.links);
         let results = leaving + 4 * n(sizes.nodes);
         let node_slots = results + 4 * (n(sizes.nodes) + 1);
-        let link_slots = node_slots + 4 * n(sizes.node_slots);
-        let end = link_slots + 8 * n(sizes.link_slots);
-        Self { digests, links, incoming, leaving, results, node_slots, link_slots, end }
+        let digest_slots = node_slots + 4 * n(sizes.node_slots);
+        let end = digest_slots + 4 * n(sizes.digest_slots);
+        Self {
+            digests,
+            link_starts,
+            links,
+            incoming_starts,
+            incoming,
+            leaving,
+            results,
+            node_slots,
+            digest_slots,
+            end,
+        }
     }
+}
+
+/// A link as it lies in the table.
+struct Row {
+    source: u32,
+    target: u32,
+    input: u32,
+    selector: u32,
+    output: i64,
 }
 
 /// A snapshot in use.
@@ -111,26 +148,11 @@ pub(super) struct Base {
 /// After so many single reads the results are read whole.
 const MANY: u32 = 64;
 
-/// Spreads an id for the slots of nodes.
-pub(super) fn node_hash(id: &KeyId) -> u64 {
-    tail(&id.0)
-}
-
-/// Spreads a link for the slots of links.
-pub(super) fn link_hash(source: &KeyId, link: &CacheInfoLink) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hash = tail(&source.0).wrapping_mul(ODD) ^ tail(&link.digest);
-    hash = hash.rotate_left(25).wrapping_mul(ODD) ^ link.selector.as_ref().map_or(0, tail);
-    let small = u64::from(link.input) ^ link.output.cast_unsigned().rotate_left(32);
-    hash = hash.rotate_left(25).wrapping_mul(ODD) ^ small;
-    hash = hash.wrapping_mul(ODD);
-    hash ^ (hash >> 32)
-}
-
-/// Digests are evenly spread; their last bytes serve as a hash.
-fn tail(digest: &Digest) -> u64 {
-    let [.., a, b, c, d, e, f, g, h] = *digest.as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+/// Where the probing for a digest begins. Digests are evenly spread; the last bytes serve, because
+/// ids of local scope begin with zeros.
+pub(super) fn slot_hash(digest: &Digest) -> u32 {
+    let [.., a, b, c, d] = *digest.as_bytes();
+    u32::from_le_bytes([a, b, c, d])
 }
 
 impl Base {
@@ -144,6 +166,9 @@ impl Base {
         if head[7] > VERSION {
             return Err(Unusable::Newer(head[7]));
         }
+        if head[7] < VERSION {
+            return Err(Unusable::Damaged("its format is of an earlier version"));
+        }
         let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         if checksum(&head[..56]) != u64_at(56) {
@@ -155,7 +180,7 @@ impl Base {
             digests: u32_at(24),
             results: u32_at(28),
             node_slots: u32_at(32),
-            link_slots: u32_at(36),
+            digest_slots: u32_at(36),
             texts: u64_at(40),
         };
         let places = Places::of(&sizes);
@@ -200,73 +225,115 @@ impl Base {
         KeyId(self.digest(32 * node as usize))
     }
 
-    fn is(&self, node: u32, id: &KeyId) -> bool {
-        let at = 32 * node as usize;
-        self.tables[at..at + 32] == *id.0.as_bytes()
-    }
-
     /// The number of an id.
     pub(super) fn node(&self, id: &KeyId) -> Option<u32> {
-        let slots = self.sizes.node_slots as usize;
-        let mask = slots.checked_sub(1)?;
-        let start =
-            node_hash(id).to_le_bytes().first_chunk().map_or(0, |low| u32::from_le_bytes(*low)) as usize;
-        for step in 0..slots {
-            let node = self.u32(self.places.node_slots + 4 * ((start + step) & mask)).checked_sub(1)?;
-            if self.is(node, id) {
-                return Some(node);
+        self.find(&id.0, self.places.node_slots, self.sizes.node_slots, 0)
+    }
+
+    /// The number of the digest of an operation or selector; `near` and the next are tried first.
+    pub(super) fn number(&self, digest: &Digest, near: u32) -> Option<u32> {
+        let table = self.places.digests;
+        for near in [near, near.wrapping_add(1)] {
+            if near < self.sizes.digests && self.is(table, near, digest) {
+                return Some(near);
+            }
+        }
+        self.find(digest, self.places.digest_slots, self.sizes.digest_slots, table)
+    }
+
+    fn find(&self, digest: &Digest, slots: usize, count: u32, table: usize) -> Option<u32> {
+        let mask = count.checked_sub(1)?;
+        let start = slot_hash(digest);
+        for step in 0..count {
+            let number = self.u32(slots + 4 * (start.wrapping_add(step) & mask) as usize).checked_sub(1)?;
+            if self.is(table, number, digest) {
+                return Some(number);
             }
         }
         None
     }
 
-    /// Visits the nodes that a link leads to.
-    pub(super) fn targets(&self, source: &KeyId, link: &CacheInfoLink, mut visit: impl FnMut(u32)) {
-        let slots = self.sizes.link_slots as usize;
-        let Some(mask) = slots.checked_sub(1) else { return };
-        let hash = link_hash(source, link);
-        let (start, tag) = ((hash & 0xffff_ffff) as usize, (hash >> 32) as u32);
-        for step in 0..slots {
-            let slot = self.places.link_slots + 8 * ((start + step) & mask);
-            let Some(number) = self.u32(slot + 4).checked_sub(1) else { return };
-            if self.u32(slot) == tag && self.link_is(number, source, link) {
-                visit(self.u32(self.link_at(number) + 4));
+    fn is(&self, table: usize, number: u32, digest: &Digest) -> bool {
+        let at = table + 32 * number as usize;
+        self.tables[at..at + 32] == *digest.as_bytes()
+    }
+
+    /// Visits the nodes that a node leads to, as this input and output of an operation. The
+    /// selector is that of links: a number of a digest plus one, or 0.
+    pub(super) fn targets(
+        &self,
+        source: u32,
+        operation: u32,
+        (input, output, selector): (u32, i64, u32),
+        mut visit: impl FnMut(u32),
+    ) {
+        let at = self.places.link_starts + 4 * operation as usize;
+        let (mut number, end) = (self.u32(at), self.u32(at + 4));
+        if end - number > 8 {
+            number = self.first_from(number, end, source);
+        }
+        for number in number..end {
+            let link = self.row(number);
+            match link.source.cmp(&source) {
+                Ordering::Less => {}
+                Ordering::Equal => {
+                    if (link.input, link.output, link.selector) == (input, output, selector) {
+                        visit(link.target);
+                    }
+                }
+                Ordering::Greater => return,
             }
         }
     }
 
-    fn link_at(&self, number: u32) -> usize {
-        self.places.links + LINK * number as usize
+    /// The first of some links that leaves `source` or a later node.
+    fn first_from(&self, mut first: u32, mut end: u32, source: u32) -> u32 {
+        while first < end {
+            let middle = first + (end - first) / 2;
+            if self.row(middle).source < source { first = middle + 1 } else { end = middle }
+        }
+        first
     }
 
-    fn link_is(&self, number: u32, source: &KeyId, link: &CacheInfoLink) -> bool {
-        let (from, stored) = self.link(number);
-        stored == *link && self.is(from, source)
-    }
-
-    /// A link and the node it leaves.
-    fn link(&self, number: u32) -> (u32, CacheInfoLink) {
-        let at = self.link_at(number);
-        let digest = |number: u32| self.digest(self.places.digests + 32 * number as usize);
-        let (low, high) = (u64::from(self.u32(at + 24)), u64::from(self.u32(at + 28)));
-        let link = CacheInfoLink {
-            input: self.u32(at + 16),
-            output: (low | high << 32).cast_signed(),
-            digest: digest(self.u32(at + 8)),
-            selector: self.u32(at + 12).checked_sub(1).map(digest),
-        };
-        (self.u32(at), link)
+    fn row(&self, number: u32) -> Row {
+        let at = self.places.links + LINK * number as usize;
+        let bytes: &[u8; LINK] = self.tables[at..].first_chunk().expect("within the tables");
+        let [a, b, c, d] = [0, 4, 8, 12]
+            .map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
+        let [.., e, f, g, h, i, j, k, l] = *bytes;
+        let output = i64::from_le_bytes([e, f, g, h, i, j, k, l]);
+        Row { source: a, target: b, input: c, selector: d, output }
     }
 
     /// What leads to a node.
     pub(super) fn sources(&self, node: u32) -> impl Iterator<Item = (u32, CacheInfoLink)> {
-        let at = self.places.incoming + 4 * node as usize;
-        (self.u32(at)..self.u32(at + 4)).map(|number| self.link(number))
+        let at = self.places.incoming_starts + 4 * node as usize;
+        let incoming = move |place: u32| self.u32(self.places.incoming + 4 * place as usize);
+        (self.u32(at)..self.u32(at + 4)).map(move |place| self.link(incoming(place)))
+    }
+
+    /// A link and the node it leaves.
+    fn link(&self, number: u32) -> (u32, CacheInfoLink) {
+        let Row { source, input, selector, output, .. } = self.row(number);
+        let digest = |number: u32| self.digest(self.places.digests + 32 * number as usize);
+        let (digest, selector) = (digest(self.operation_of(number)), selector.checked_sub(1).map(digest));
+        (source, CacheInfoLink { input, output, digest, selector })
+    }
+
+    /// The operation among whose links one is: the last whose links start no later.
+    fn operation_of(&self, link: u32) -> u32 {
+        let (mut first, mut end) = (0, self.sizes.digests);
+        while first + 1 < end {
+            let middle = first + (end - first) / 2;
+            let starts_later = self.u32(self.places.link_starts + 4 * middle as usize) > link;
+            if starts_later { end = middle } else { first = middle }
+        }
+        first
     }
 
     /// The digests of all operations and selectors of links.
     pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
-        let table = &self.tables[self.places.digests..self.places.links];
+        let table = &self.tables[self.places.digests..self.places.link_starts];
         table.as_chunks::<32>().0.iter().map(|bytes| Digest::from_bytes(*bytes))
     }
 
@@ -304,7 +371,7 @@ impl Base {
     /// Reads from what follows the tables.
     fn read_rest(&self, bytes: &mut [u8], at: usize) -> io::Result<()> {
         let file = self.file.as_ref().ok_or(io::ErrorKind::UnexpectedEof)?;
-        if self.reads.fetch_add(1, Ordering::Relaxed) < MANY {
+        if self.reads.fetch_add(1, Memory::Relaxed) < MANY {
             return file.read_exact_at(bytes, self.results_at() + at as u64);
         }
         if self.rest.get().is_none() {

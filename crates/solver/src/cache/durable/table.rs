@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 
-use crate::cache::memory::KeyTable;
-use crate::cache::storage::{CacheInfoLink, CacheResult};
+use crate::cache::key_table::KeyTable;
+use crate::cache::storage::{CacheInfoLink, CacheResult, NumberedKeys};
 use crate::key::KeyId;
 
 use super::base::Base;
@@ -61,6 +61,25 @@ impl Table {
         }
     }
 
+    /// The number of a key: that of its node in the snapshot if this still stands, else that among
+    /// what was added since, counted on.
+    pub(super) fn number(&self, id: &KeyId) -> Option<u32> {
+        self.standing(id).or_else(|| Some(self.base.nodes() + self.extra.number(id)?))
+    }
+
+    /// The key of a number.
+    pub(super) fn id(&self, number: u32) -> KeyId {
+        match number.checked_sub(self.base.nodes()) {
+            None => self.base.id(number),
+            Some(number) => self.extra.id(number),
+        }
+    }
+
+    /// Greater than every number of a key.
+    pub(super) fn end(&self) -> u32 {
+        self.base.nodes() + self.extra.end()
+    }
+
     /// The number of a node of the snapshot that still stands.
     fn standing(&self, id: &KeyId) -> Option<u32> {
         self.base.node(id).filter(|node| !self.gone.contains(node))
@@ -71,11 +90,14 @@ impl Table {
     }
 
     /// All keys, in the order they came: what belongs together stays together on disk.
+    pub(super) fn numbers(&self) -> Vec<u32> {
+        let old = (0..self.base.nodes()).filter(|node| !self.gone.contains(node));
+        let new = self.extra.numbers().filter(|number| self.standing(&self.extra.id(*number)).is_none());
+        old.chain(new.map(|number| self.base.nodes() + number)).collect()
+    }
+
     pub(super) fn ids(&self) -> Vec<KeyId> {
-        let old =
-            (0..self.base.nodes()).filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
-        let new = self.extra.ids().into_iter().filter(|id| self.standing(id).is_none());
-        old.chain(new).collect()
+        self.numbers().into_iter().map(|number| self.id(number)).collect()
     }
 
     pub(super) fn results(&self, id: &KeyId) -> io::Result<Vec<CacheResult>> {
@@ -90,25 +112,58 @@ impl Table {
     }
 
     pub(super) fn targets(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) {
-        self.base.targets(id, link, |target| {
+        if let Some(node) = self.base.node(id) {
+            self.old_targets(node, link, &mut 0, |target| found.push(self.base.id(target)));
+        }
+        if !self.extra.is_empty() {
+            found.extend(self.extra.targets_of(id, link));
+        }
+    }
+
+    /// Visits where a node of the snapshot leads; `near` is about where the operation stands.
+    fn old_targets(&self, node: u32, link: &CacheInfoLink, near: &mut u32, mut visit: impl FnMut(u32)) {
+        let Some(operation) = self.base.number(&link.digest, *near) else { return };
+        *near = operation;
+        let selector = match &link.selector {
+            None => 0,
+            Some(selector) => match self.base.number(selector, operation) {
+                Some(number) => number + 1,
+                None => return,
+            },
+        };
+        self.base.targets(node, operation, (link.input, link.output, selector), |target| {
             if self.gone.is_empty() || !self.gone.contains(&target) {
-                found.push(self.base.id(target));
+                visit(target);
             }
         });
-        if !self.extra.is_empty() {
-            found.extend_from_slice(self.extra.targets(id, link));
-        }
     }
 
     pub(super) fn sources(&self, id: &KeyId) -> Vec<(KeyId, CacheInfoLink)> {
         let old = self.standing(id).into_iter().flat_map(|node| self.base.sources(node));
         let old = old.map(|(source, link)| (self.base.id(source), link));
-        old.chain(self.extra.sources(id).iter().copied()).collect()
+        old.chain(self.extra.sources(id)).collect()
+    }
+
+    /// What leads to a key, by numbers.
+    pub(super) fn incoming(&self, number: u32) -> Vec<(u32, CacheInfoLink)> {
+        let nodes = self.base.nodes();
+        let old = (number < nodes).then(|| self.base.sources(number));
+        let new = match number.checked_sub(nodes) {
+            Some(number) => Some(number),
+            None => self.extra.number(&self.base.id(number)),
+        };
+        let new = new.into_iter().flat_map(|number| self.extra.incoming(number));
+        old.into_iter().flatten().chain(new.map(|(source, link)| (self.counted_on(source), link))).collect()
+    }
+
+    /// The number of a key among all, from that among what was added.
+    fn counted_on(&self, number: u32) -> u32 {
+        self.standing(&self.extra.id(number)).unwrap_or(self.base.nodes() + number)
     }
 
     /// What leads away from a key, and where to.
     pub(super) fn leaving_links(&mut self, id: &KeyId) -> Vec<(CacheInfoLink, KeyId)> {
-        let mut links = self.extra.leaving_links(id);
+        let mut links: Vec<_> = self.extra.leaving_links(id).collect();
         if let Some(node) = self.standing(id) {
             let base = &self.base;
             let leaving = self.leaving.get_or_insert_with(|| {
@@ -137,7 +192,7 @@ impl Table {
     pub(super) fn holders(&mut self, result: &str) -> io::Result<Vec<KeyId>> {
         let old = self.holders_in_base(result)?;
         let old = old.into_iter().filter(|node| !self.gone.contains(node)).map(|node| self.base.id(node));
-        let mut ids: Vec<KeyId> = old.chain(self.extra.holders(result).iter().copied()).collect();
+        let mut ids: Vec<KeyId> = old.chain(self.extra.holders(result)).collect();
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
@@ -192,5 +247,42 @@ impl Table {
             }
         }
         self.extra.remove(id);
+    }
+}
+
+/// The keys by numbers; remembers where the last question led.
+pub(super) struct Numbered<'a> {
+    table: &'a Table,
+    near: u32,
+}
+
+impl<'a> Numbered<'a> {
+    pub(super) fn of(table: &'a Table) -> Self {
+        Self { table, near: 0 }
+    }
+}
+
+impl NumberedKeys for Numbered<'_> {
+    fn number(&self, id: &KeyId) -> Option<u32> {
+        self.table.number(id)
+    }
+
+    fn id(&self, number: u32) -> KeyId {
+        self.table.id(number)
+    }
+
+    fn targets(&mut self, source: u32, link: &CacheInfoLink, found: &mut Vec<u32>) {
+        let table = self.table;
+        let added = source.checked_sub(table.base.nodes());
+        if added.is_none() {
+            table.old_targets(source, link, &mut self.near, |target| found.push(target));
+        }
+        if table.extra.is_empty() {
+            return;
+        }
+        if let Some(number) = added.or_else(|| table.extra.number(&table.base.id(source))) {
+            let new = table.extra.targets(table.extra.label(number, link));
+            found.extend(new.map(|target| table.counted_on(target)));
+        }
     }
 }

@@ -145,6 +145,12 @@ fn content(storage: &dyn CacheKeyStorage) -> Vec<String> {
         storage.walk_results(&key(k), &mut |r| lines.push(format!("{k} has {}", r.id))).unwrap();
         for l in 0..2 {
             storage.walk_links(&key(k), &by(l), &mut |t| lines.push(format!("{k} -{l}-> {t:?}"))).unwrap();
+            let numbered = storage.numbered(&mut |keys| {
+                let mut targets = Vec::new();
+                keys.number(&key(k)).inspect(|source| keys.targets(*source, &by(l), &mut targets));
+                lines.extend(targets.iter().map(|t| format!("{k} -{l}-> {:?} by number", keys.id(*t))));
+            });
+            assert!(numbered);
         }
         storage.walk_leaving(&key(k), &mut |l, t| lines.push(format!("{k} ={}=> {t:?}", l.input))).unwrap();
         storage.walk_backlinks(&key(k), &mut |s, l| lines.push(format!("{k} <-{}- {s:?}", l.input))).unwrap();

@@ -1,0 +1,61 @@
+//! Small numbers for digests, so that tables of links need not repeat 32 bytes.
+
+use hashbrown::HashTable;
+use quern_core::Digest;
+
+/// Digests and the numbers they go by. A number is used again once its digest was forgotten.
+#[derive(Default)]
+pub(crate) struct Numbers {
+    digests: Vec<Digest>,
+    table: HashTable<u32>,
+    free: Vec<u32>,
+}
+
+/// A digest is evenly spread; its last bytes serve as a hash (ids of local scope begin with
+/// zeros). The low bits choose a slot, the high bits tell entries of one slot apart.
+fn hash(digest: &Digest) -> u64 {
+    let [.., a, b, c, d, e, f, g, h] = *digest.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+impl Numbers {
+    pub(crate) fn get(&self, digest: &Digest) -> Option<u32> {
+        self.table.find(hash(digest), |number| self.digests[*number as usize] == *digest).copied()
+    }
+
+    /// The number of a digest, a new one if need be.
+    pub(crate) fn add(&mut self, digest: &Digest) -> u32 {
+        if let Some(number) = self.get(digest) {
+            return number;
+        }
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.digests.push(*digest);
+            u32::try_from(self.digests.len() - 1).expect("a cache holds fewer than 2^32 keys")
+        });
+        self.digests[number as usize] = *digest;
+        let digests = &self.digests;
+        self.table.insert_unique(hash(digest), number, |number| hash(&digests[*number as usize]));
+        number
+    }
+
+    pub(crate) fn forget(&mut self, number: u32) {
+        let entry = self.table.find_entry(hash(&self.digests[number as usize]), |other| *other == number);
+        if let Ok(entry) = entry {
+            entry.remove();
+            self.free.push(number);
+        }
+    }
+
+    pub(crate) fn digest(&self, number: u32) -> Digest {
+        self.digests[number as usize]
+    }
+
+    /// Greater than every number in use.
+    pub(crate) fn end(&self) -> u32 {
+        u32::try_from(self.digests.len()).expect("a cache holds fewer than 2^32 keys")
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
