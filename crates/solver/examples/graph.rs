@@ -1,48 +1,40 @@
 //! Builds a graph of no-op steps with a cache on disk, to measure the solver alone.
 //!
-//! `graph GRAPH.json STATE [--null] [--export] [--timings]`: the file is a list of `{out, deps, cmd}`; deps that no step makes are
-//! source files and become vertices without inputs. With `--null` the run fails unless every target
+//! `graph BUILD.ninja STATE [--null] [--export] [--timings]`: the file is the one ninja reads, as far
+//! as `gen_graph.py` uses the format: one rule with a command in which `$out` stands, steps with
+//! what they depend on above them, one phony step that names the targets. What no step makes is a
+//! source file and becomes a vertex without inputs. With `--null` the run fails unless every target
 //! comes from the cache and nothing runs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::error::Error;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use quern_core::{Digest, DigestWriter};
+use hashbrown::HashTable;
+use quern_core::Digest;
 use quern_solver::{
     Blocking, CacheChains, CacheError, CacheExportMode, CacheExportOptions, CacheKeyStorage, CacheMap,
-    CancelToken, Descriptor, FileKeyStorage, Graph, GraphBuilder, InlineResultStorage, Input, KeyedCache,
-    MapStep, Op, OpContext, OpError, Remote, ResultCodec, SharedResult, Solver, SolverOptions, Vertex,
-    VertexRef, export_keys,
+    CachedResult, CancelToken, Descriptor, FileKeyStorage, Graph, GraphBuilder, InlineResultStorage, Input,
+    KeyedCache, MapStep, Op, OpContext, OpError, Remote, ResultCodec, SharedResult, Solver, SolverOptions,
+    Vertex, VertexRef, export_keys,
 };
-use serde::Deserialize;
 
-#[derive(Deserialize)]
-struct Step<'a> {
-    out: &'a str,
-    #[serde(borrow)]
-    deps: Vec<&'a str>,
-    #[serde(borrow)]
-    cmd: Vec<&'a str>,
-}
+/// How many steps have run.
+static RUNS: AtomicUsize = AtomicUsize::new(0);
 
 /// Does nothing; its result is a number.
-struct NoOp {
-    digest: Digest,
-    runs: Arc<AtomicUsize>,
-}
+struct NoOp(Digest);
 
 impl Op for NoOp {
     fn cache_map(&self, _: &OpContext<'_>, _: usize) -> Result<MapStep, OpError> {
-        Ok(MapStep::Last(CacheMap::new(self.digest)))
+        Ok(MapStep::Last(CacheMap::new(self.0)))
     }
 
     fn exec(&self, _: &OpContext<'_>, inputs: &[SharedResult]) -> Result<Vec<SharedResult>, OpError> {
-        self.runs.fetch_add(1, Ordering::Relaxed);
+        RUNS.fetch_add(1, Ordering::Relaxed);
         Ok(vec![SharedResult::new(inputs.len())])
     }
 
@@ -51,24 +43,42 @@ impl Op for NoOp {
     }
 }
 
-type Names<'a> = HashMap<&'a str, (VertexRef, Digest), BuildHasherDefault<NameHasher>>;
+/// Files by name. A table of numbers is small enough to stay near the processor, unlike one of names.
+#[derive(Default)]
+struct Files<'a> {
+    numbers: HashTable<u32>,
+    /// By number: the name, and the vertex that makes the file.
+    all: Vec<(&'a str, VertexRef)>,
+}
+
+impl<'a> Files<'a> {
+    fn with_capacity(files: usize) -> Self {
+        Self { numbers: HashTable::with_capacity(files), all: Vec::with_capacity(files) }
+    }
+
+    fn get(&self, name: &str) -> Option<VertexRef> {
+        let known = |number: &u32| self.all[*number as usize].0 == name;
+        self.numbers.find(hash(name), known).map(|number| self.all[*number as usize].1)
+    }
+
+    /// Adds a file that is not there.
+    fn add(&mut self, name: &'a str, vertex: VertexRef) {
+        let number = self.all.len() as u32;
+        self.all.push((name, vertex));
+        self.numbers.insert_unique(hash(name), number, |number| hash(self.all[*number as usize].0));
+    }
+}
 
 /// Good enough for the names in a file of ours.
-#[derive(Default)]
-struct NameHasher(u64);
-
-impl Hasher for NameHasher {
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
+fn hash(name: &str) -> u64 {
+    let mut hash = 0u64;
+    let (words, rest) = name.as_bytes().as_chunks();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    for word in words.iter().chain([&last]) {
+        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-    }
+    hash ^ (hash >> 32)
 }
 
 struct Numbers;
@@ -83,50 +93,90 @@ impl ResultCodec for Numbers {
     }
 }
 
-/// Digests of a step's command and of the step with everything below it.
-fn identities(step: &Step<'_>, inputs: &[Digest]) -> (Digest, Digest) {
-    let mut command = Vec::with_capacity(128);
-    for word in &step.cmd {
-        command.extend_from_slice(&(word.len() as u64).to_le_bytes());
-        command.extend_from_slice(word.as_bytes());
-    }
-    let op = Digest::of(&command);
-    let mut vertex = DigestWriter::new();
-    vertex.update(op.as_bytes());
-    inputs.iter().for_each(|input| vertex.update(input.as_bytes()));
-    (op, vertex.finish())
+/// What was read of a graph so far.
+#[derive(Default)]
+struct Reader<'a> {
+    files: Files<'a>,
+    builder: GraphBuilder,
+    /// The rule's command before and after `$out`.
+    command: (&'a str, &'a str),
+    /// The command of a step, put together.
+    words: Vec<u8>,
+    targets: Vec<Input>,
 }
 
-/// The graph of a file, and the steps nothing depends on.
-fn read_graph(text: &str, runs: &Arc<AtomicUsize>) -> Result<(Graph, Vec<Input>), Box<dyn Error>> {
-    let steps: Vec<Step<'_>> = serde_json::from_str(text)?;
-    let mut numbers: Names<'_> =
-        HashMap::with_capacity_and_hasher(steps.len() + 1, BuildHasherDefault::default());
-    let mut builder = GraphBuilder::with_capacity(steps.len() + 1);
-    let mut used = Vec::new();
-    for step in &steps {
-        let mut inputs = Vec::with_capacity(step.deps.len());
-        let mut digests = Vec::with_capacity(step.deps.len());
-        for dep in &step.deps {
-            let (vertex, digest) = *numbers.entry(dep).or_insert_with(|| {
-                let digest = Digest::of(dep.as_bytes());
-                let op = NoOp { digest, runs: Arc::clone(runs) };
-                used.push(false);
-                (builder.add(Vertex::new(digest, Arc::new(op))), digest)
-            });
-            used[vertex.0 as usize] = true;
-            inputs.push(Input::from(vertex));
-            digests.push(digest);
+impl<'a> Reader<'a> {
+    fn line(&mut self, line: &'a str) -> Result<(), Box<dyn Error>> {
+        if let Some(step) = line.strip_prefix("build ") {
+            let end = step.bytes().position(|byte| byte == b':').ok_or("a step without `:`")?;
+            let (out, rest) = (&step[..end], step[end + 1..].trim_start());
+            let (rule, inputs) = rest.split_once(' ').unwrap_or((rest, ""));
+            match rule {
+                "phony" => self.targets = words(inputs).map(|name| self.file(name)).collect(),
+                _ => self.step(out, inputs)?,
+            }
+        } else if let Some(command) = line.strip_prefix(" command = ") {
+            self.command = command.split_once("$out").ok_or("a command without `$out`")?;
         }
-        let (op, digest) = identities(step, &digests);
-        let mut vertex = Vertex::new(digest, Arc::new(NoOp { digest: op, runs: Arc::clone(runs) }));
-        vertex.inputs = inputs;
-        used.push(false);
-        numbers.insert(step.out, (builder.add(vertex), digest));
+        Ok(())
     }
-    let unused = (0u32..).zip(&used).filter(|(_, used)| !**used);
-    let targets = unused.map(|(number, _)| Input::from(VertexRef(number))).collect();
-    Ok((builder.finish()?, targets))
+
+    /// A step: its vertex digest covers its command and everything below it.
+    fn step(&mut self, out: &'a str, inputs: &'a str) -> Result<(), Box<dyn Error>> {
+        self.words.clear();
+        for part in [self.command.0, out, self.command.1] {
+            self.words.extend_from_slice(part.as_bytes());
+        }
+        let op = Digest::of(&self.words);
+        let inputs: Vec<Input> = words(inputs).map(|name| self.file(name)).collect();
+        self.words.clear();
+        self.words.extend_from_slice(op.as_bytes());
+        for input in &inputs {
+            let below = self.builder.vertex(input.vertex).ok_or("an input that was not added")?;
+            self.words.extend_from_slice(below.digest.as_bytes());
+        }
+        let mut vertex = Vertex::new(Digest::of(&self.words), Arc::new(NoOp(op)));
+        vertex.inputs = inputs;
+        if self.files.get(out).is_some() {
+            return Err(format!("{out} is made twice, or used before it is made").into());
+        }
+        self.files.add(out, self.builder.add(vertex));
+        Ok(())
+    }
+
+    /// What makes a file; a source, if nothing was said to make it.
+    fn file(&mut self, name: &'a str) -> Input {
+        let vertex = self.files.get(name).unwrap_or_else(|| {
+            let digest = Digest::of(name.as_bytes());
+            let source = self.builder.add(Vertex::new(digest, Arc::new(NoOp(digest))));
+            self.files.add(name, source);
+            source
+        });
+        vertex.into()
+    }
+}
+
+/// The words of a line; they are short, so bytes are looked at one by one.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    let mut rest = line;
+    std::iter::from_fn(move || {
+        let end = rest.bytes().position(|byte| byte == b' ').unwrap_or(rest.len());
+        let word = &rest[..end];
+        rest = rest.get(end + 1..).unwrap_or("");
+        (!word.is_empty()).then_some(word)
+    })
+}
+
+/// The graph of a file, and its targets.
+fn read_graph(text: &str) -> Result<(Graph, Vec<Input>), Box<dyn Error>> {
+    let lines = text.bytes().filter(|byte| *byte == b'\n').count();
+    let mut reader = Reader {
+        files: Files::with_capacity(lines),
+        builder: GraphBuilder::with_capacity(lines),
+        ..Reader::default()
+    };
+    text.lines().try_for_each(|line| reader.line(line))?;
+    Ok((reader.builder.finish()?, reader.targets))
 }
 
 /// Something transferable for any result.
@@ -142,7 +192,7 @@ fn remote(result: &SharedResult) -> Result<Vec<Remote>, CacheError> {
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [file, state, flags @ ..] = &args[..] else {
-        return Err("usage: graph GRAPH.json STATE [--null] [--export] [--timings]".into());
+        return Err("usage: graph BUILD.ninja STATE [--null] [--export] [--timings]".into());
     };
     let flag = |name: &str| flags.iter().any(|f| f == name);
     let start = Instant::now();
@@ -154,24 +204,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let text = std::fs::read_to_string(file)?;
     lap("read");
-    let runs = Arc::new(AtomicUsize::new(0));
-    let (graph, targets) = read_graph(&text, &runs)?;
-    drop(text);
+    // The cache is opened while the graph is read.
+    let state_folder = PathBuf::from(state);
+    let opening = std::thread::spawn(move || FileKeyStorage::open(state_folder));
+    let (graph, targets) = read_graph(&text)?;
     lap("graph");
-    let keys = Arc::new(FileKeyStorage::open(PathBuf::from(state))?);
+    let keys = Arc::new(opening.join().map_err(|_| "opening the cache panicked")??);
     let cache = KeyedCache::new("disk", keys.clone(), Arc::new(InlineResultStorage::new(Numbers)))?;
     lap("open");
     let solver = Solver::new(SolverOptions { cache: Arc::new(cache), ..SolverOptions::default() });
     let job = solver.job("build")?;
     let mut failed = None;
-    let mut results = Vec::new();
+    let mut results: Vec<CachedResult> = Vec::with_capacity(targets.len());
     job.build_all(&graph, &targets, &CancelToken::never(), |_, result| match result {
-        Ok(result) if flag("--export") => results.push(result),
-        Ok(_) => {}
+        Ok(result) => results.push(result),
         Err(error) => failed = failed.take().or(Some(error)),
     });
     lap("build");
-    if runs.load(Ordering::Relaxed) > 0 {
+    if RUNS.load(Ordering::Relaxed) > 0 {
         keys.sync()?;
         lap("sync");
     }
@@ -186,7 +236,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         lap("marshal");
         std::fs::write(format!("{state}.json"), config)?;
     }
-    let (ran, all) = (runs.load(Ordering::Relaxed), graph.len());
+    let (ran, all) = (RUNS.load(Ordering::Relaxed), graph.len());
     let mut text = format!("{all} vertices, {} targets, {ran} ran, {:?}\n", targets.len(), start.elapsed());
     if flag("--timings") {
         timings.iter().for_each(|(name, time)| text += &format!("  {name} {time:?}\n"));
@@ -194,6 +244,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
     if let Some(error) = failed {
         return Err(error.into());
+    }
+    if results.len() != targets.len() || results.iter().any(|result| result.get::<usize>().is_none()) {
+        return Err("a target without a result".into());
     }
     if flag("--null") && ran > 0 {
         return Err("not a null build".into());

@@ -163,6 +163,13 @@ pub trait CacheManager: Send + Sync {
     /// The storages behind the cache, main part first; what an export walks.
     fn stores(&self) -> Vec<KeyedCache>;
 
+    /// The key storage whose links are all there is to [`query`](CacheManager::query), so that a
+    /// whole graph may be looked up in it at once ([`CacheKeyStorage::numbered`]); none for a cache
+    /// that answers in a way of its own.
+    fn numbered_keys(&self) -> Option<&dyn CacheKeyStorage> {
+        None
+    }
+
     /// Whether the cache still expects answers from elsewhere.
     fn readiness(&self) -> Readiness {
         Readiness::Ready

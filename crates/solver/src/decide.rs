@@ -22,6 +22,7 @@ mod act;
 mod arena;
 mod call;
 mod define;
+mod dormant;
 mod edge;
 mod index;
 mod live;
@@ -33,6 +34,7 @@ mod share;
 mod simulation;
 
 use std::any::Any;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -50,6 +52,7 @@ use crate::key::CacheKey;
 use crate::op::{ContentFn, MapStep, PreprocessFn};
 use crate::progress::Change;
 use crate::result::{CachedResult, SharedResult};
+use crate::sweep::Swept;
 
 use call::Slots;
 use edge::{Dep, EdgeState, Subscriber};
@@ -194,7 +197,8 @@ pub(crate) struct Core {
     slots: Slots,
     looks: VecDeque<EdgeId>,
     shares: Vec<EdgeId>,
-    starts: BinaryHeap<(u32, EdgeId)>,
+    /// Consumers first, and among equals those that came first.
+    starts: BinaryHeap<(u32, Reverse<VertexId>, EdgeId)>,
     effects: Vec<Effect>,
     /// Reused by every look.
     facts: Vec<Facts>,
@@ -204,6 +208,8 @@ pub(crate) struct Core {
     fresh: VecDeque<VertexId>,
     /// Live vertices that stand apart from their digest because they ignore the cache.
     apart: usize,
+    /// A build that had nothing to do, and the job that holds it.
+    dormant: Option<(JobId, Swept)>,
     /// Some edge does the work of another, so that references may form rings.
     tangled: bool,
     /// Some vertices live only because of calls under way.
@@ -233,6 +239,7 @@ impl Core {
             deps: Vec::new(),
             fresh: VecDeque::new(),
             apart: 0,
+            dormant: None,
             tangled: false,
             stranded: false,
         }
@@ -259,7 +266,7 @@ impl Core {
                 self.look(edge);
             } else if let Some(edge) = self.shares.pop() {
                 self.share(edge);
-            } else if let Some((_, edge)) = self.starts.pop() {
+            } else if let Some((_, _, edge)) = self.starts.pop() {
                 self.start(edge);
             } else {
                 return std::mem::take(&mut self.effects);
@@ -300,6 +307,7 @@ impl Core {
     /// Ends a job: its builds are cancelled, and what only it needed is dropped.
     pub(crate) fn discard(&mut self, job: JobId) {
         self.cancel_job(job);
+        self.dormant.take_if(|(holder, _)| *holder == job);
         if let Some(state) = self.jobs.remove(&job) {
             for vertex in &state.held {
                 self.unwatch(*vertex, job);

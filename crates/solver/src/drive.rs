@@ -12,18 +12,19 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
-use crate::cache::{CacheManager, CacheRecord, Timestamp};
+use crate::cache::{CacheManager, CacheRecord, CombinedCache, Timestamp};
 use crate::cancel::{CancelToken, HookGuard};
 use crate::decide::{BuildId, Call, ContentCall, Core, Effect, Event, JobId, Owner, VertexId};
 use crate::digest_map::DigestMap;
 use crate::error::{CacheError, OpError, Phase, SolveError, VertexError};
 use crate::graph::{Edge, Graph, Input, Vertex};
 use crate::key::CacheKey;
-use crate::op::{Blocking, OpContext, Seat};
+use crate::op::{Blocking, MapStep, OpContext, Seat};
 use crate::pool::Pool;
 use crate::progress::{Change, LogStream, ProgressEvent, Status};
 use crate::result::{CachedResult, SharedResult};
 use crate::solver::SolverOptions;
+use crate::sweep::{Swept, sweep};
 
 /// Where the result of a build goes: its number among the caller's edges comes with it.
 pub(crate) type BuildSender = Sender<(usize, Result<CachedResult, SolveError>)>;
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) watchers: HashMap<JobId, Sender<ProgressEvent>>,
     /// Calls that have not ended.
     running: usize,
+    /// A graph is being swept.
+    sweeping: bool,
 }
 
 impl Driver {
@@ -69,6 +72,7 @@ impl Driver {
                 waiting: DigestMap::default(),
                 watchers: HashMap::new(),
                 running: 0,
+                sweeping: false,
             }),
             idle: Condvar::new(),
             pool: Pool::new(options.threads),
@@ -91,8 +95,21 @@ impl Driver {
         sender: &BuildSender,
     ) -> Result<Vec<BuildId>, SolveError> {
         let inputs: Vec<Input> = targets.iter().map(|(_, input)| *input).collect();
-        let mut state = self.state();
-        let edges = state.core.load(owner, graph, &inputs)?;
+        let mut state = self.when_swept(self.state());
+        let mut swept = None;
+        if let Some((job, cache)) = state.core.may_sweep(owner) {
+            (state, swept) = self.sweep(state, job, graph, &inputs, &cache);
+            state.core.is_open(owner)?;
+            if let Some(whole) = swept.take_if(|swept| swept.is_whole()) {
+                for (result, (number, _)) in whole.results.iter().flatten().zip(targets) {
+                    // A receiver that is gone does not want the result.
+                    let _ = sender.send((*number, Ok(result.clone())));
+                }
+                state.core.rest(job, whole);
+                return Ok(Vec::new());
+            }
+        }
+        let edges = state.core.load(owner, graph, &inputs, swept.as_ref())?;
         loop {
             let mut some = state.core.survey(BATCH);
             if some.is_empty() {
@@ -111,6 +128,33 @@ impl Driver {
         }
         self.settle(state);
         Ok(builds)
+    }
+
+    /// Sweeps a graph outside the lock. Whoever wants to load something meanwhile waits.
+    fn sweep<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        job: JobId,
+        graph: &Graph,
+        targets: &[Input],
+        cache: &Arc<CombinedCache>,
+    ) -> (MutexGuard<'a, State>, Option<Swept>) {
+        state.sweeping = true;
+        drop(state);
+        let mut ask = |def: &Arc<Vertex>| self.call_map(Seat::Job(job), def, 0, CancelToken::never(), true);
+        // A cache that panics does so again in the ordinary build.
+        let swept = no_panic(|| sweep(graph, targets, cache, &mut ask)).ok();
+        let mut state = self.state();
+        state.sweeping = false;
+        self.idle.notify_all();
+        (state, swept)
+    }
+
+    fn when_swept<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.sweeping {
+            state = self.idle.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state
     }
 
     /// Cancels builds when a token is cancelled. That may happen inside the lock, when the token is
@@ -167,9 +211,6 @@ impl Driver {
                 }
                 return;
             }
-            // Inputs were asked after their consumers; answered in reverse, most edges have
-            // everything at the first look.
-            effects.reverse();
             state = self.perform_all(state, effects);
         }
     }
@@ -200,7 +241,8 @@ impl Driver {
             Effect::CallMap { vertex, def, index } => {
                 let inline = def.op.blocking() != Blocking::Always;
                 self.call(inline, Call::Map(vertex), move |driver, cancel| {
-                    driver.call_map(vertex, &def, index, cancel, inline)
+                    let result = driver.call_map(Seat::Vertex(vertex), &def, index, cancel, inline);
+                    Event::MapDone { vertex, index, result }
                 })
             }
             Effect::CallContent(call) => {
@@ -258,31 +300,31 @@ impl Driver {
         None
     }
 
-    fn context(&self, vertex: VertexId, def: &Vertex, cancel: CancelToken, inline: bool) -> OpContext<'_> {
-        OpContext { vertex: def.label(), cancel, host: self, seat: Seat(vertex.number()), inline }
+    fn context(&self, seat: Seat, def: &Vertex, cancel: CancelToken, inline: bool) -> OpContext<'_> {
+        OpContext { vertex: def.label(), cancel, host: self, seat, inline }
     }
 
     fn call_map(
         &self,
-        vertex: VertexId,
+        seat: Seat,
         def: &Vertex,
         index: usize,
         cancel: CancelToken,
         inline: bool,
-    ) -> Event {
-        let ctx = self.context(vertex, def, cancel, inline);
-        let mut result = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index));
-        if let (Ok(first), true) = (&result, self.verify) {
+    ) -> Result<MapStep, VertexError> {
+        let ctx = self.context(seat, def, cancel, inline);
+        let first = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index))?;
+        if self.verify {
             let again = call_op(Phase::CacheMap, || def.op.cache_map(&ctx, index));
             if again.is_ok_and(|again| !first.equals(&again)) {
-                result = Err(VertexError::UnstableCacheMap { index });
+                return Err(VertexError::UnstableCacheMap { index });
             }
         }
-        Event::MapDone { vertex, index, result }
+        Ok(first)
     }
 
     fn call_content(&self, call: &ContentCall, cancel: CancelToken, inline: bool) -> Event {
-        let ctx = self.context(call.vertex, &call.def, cancel, inline);
+        let ctx = self.context(Seat::Vertex(call.vertex), &call.def, cancel, inline);
         let run = || {
             if let Some(preprocess) = &call.preprocess {
                 preprocess(&ctx, &call.result)?;
@@ -306,7 +348,7 @@ impl Driver {
         cancel: CancelToken,
         inline: bool,
     ) -> Event {
-        let ctx = self.context(vertex, def, cancel, inline);
+        let ctx = self.context(Seat::Vertex(vertex), def, cancel, inline);
         let permit = call_op(Phase::Acquire, || def.op.acquire(&ctx));
         let result = permit.and_then(|permit| {
             let result = call_op(Phase::Exec, || def.op.exec(&ctx, inputs));
@@ -338,8 +380,10 @@ impl Driver {
     }
 
     fn tell(&self, seat: Seat, change: &Change) {
+        // A vertex that is not live has no watchers.
+        let Seat::Vertex(vertex) = seat else { return };
         let state = self.state();
-        let (jobs, def) = state.core.watchers(VertexId::from_number(seat.0));
+        let (jobs, def) = state.core.watchers(vertex);
         state.send(jobs, def, change);
     }
 }
@@ -426,7 +470,7 @@ impl Host for Driver {
     }
 
     fn sub_build(&self, seat: Seat, edge: &Edge, cancel: &CancelToken) -> Result<CachedResult, SolveError> {
-        let vertex = VertexId::from_number(seat.0);
+        let Seat::Vertex(vertex) = seat else { return Err(SolveError::Cancelled) };
         self.deliver(Event::Waits { vertex });
         let (sender, receiver) = std::sync::mpsc::channel();
         let builds = self.start_builds(Owner::Vertex(vertex), &edge.graph, &[(0, edge.at)], &sender)?;
@@ -438,7 +482,10 @@ impl Host for Driver {
 
     fn job_values(&self, seat: Seat, key: &str) -> Vec<Arc<dyn Any + Send + Sync>> {
         let state = self.state();
-        let jobs = state.core.holders(VertexId::from_number(seat.0));
+        let jobs = match seat {
+            Seat::Vertex(vertex) => state.core.holders(vertex),
+            Seat::Job(job) => vec![job],
+        };
         jobs.iter().filter_map(|job| state.core.job(*job)?.values.get(key).cloned()).collect()
     }
 }

@@ -14,7 +14,7 @@ use quern_core::Digest;
 
 use crate::cache::{CacheRecord, Timestamp};
 use crate::error::CacheError;
-use crate::key::{CacheKeyWithSelector, ExportableCacheKey};
+use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey};
 use crate::result::SharedResult;
 
 /// A transferable form of a result: layers, bottom first.
@@ -141,6 +141,23 @@ pub(crate) enum KeyExporter {
     One(CacheRecord),
     /// Several keys of one result, and those of its sub-builds.
     All(Vec<ExportableCacheKey>),
+}
+
+impl KeyExporter {
+    /// Moves out the keys it refers to, so that they are not dropped by recursion.
+    pub(crate) fn give_up(self, open: &mut Vec<CacheKey>) {
+        match self {
+            Self::One(record) => open.push(record.key),
+            Self::All(keys) => {
+                for key in keys {
+                    open.push(key.key);
+                    if let Some(exporter) = key.exporter.and_then(Arc::into_inner) {
+                        exporter.give_up(open);
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// The keys of one result; exporting any of them exports all.

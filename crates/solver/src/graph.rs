@@ -168,6 +168,11 @@ impl GraphBuilder {
         VertexRef(number)
     }
 
+    /// A vertex that was added.
+    pub fn vertex(&self, vertex: VertexRef) -> Option<&Vertex> {
+        self.vertices.get(vertex.0 as usize).map(AsRef::as_ref)
+    }
+
     /// Checks that every input exists and that there is no cycle.
     ///
     /// # Errors
@@ -188,17 +193,17 @@ impl GraphBuilder {
             }
         }
         // Inputs that only name earlier vertices cannot form a ring.
-        if forward {
-            refuse_cycles(&self.vertices)?;
-        }
-        Ok(Graph { vertices: self.vertices.into() })
+        let order = if forward { Some(inputs_first(&self.vertices)?.into()) } else { None };
+        Ok(Graph { vertices: self.vertices.into(), order })
     }
 }
 
-fn refuse_cycles(vertices: &[Arc<Vertex>]) -> Result<(), GraphError> {
+/// An order in which inputs stand before what uses them; refuses rings.
+fn inputs_first(vertices: &[Arc<Vertex>]) -> Result<Vec<u32>, GraphError> {
     const OPEN: u8 = 1;
     const CLOSED: u8 = 2;
     let mut mark = vec![0u8; vertices.len()];
+    let mut order = Vec::with_capacity(vertices.len());
     for start in 0..vertices.len() {
         if mark[start] != 0 {
             continue;
@@ -208,6 +213,7 @@ fn refuse_cycles(vertices: &[Arc<Vertex>]) -> Result<(), GraphError> {
         while let Some((at, next)) = path.last_mut() {
             let Some(input) = vertices[*at].inputs.get(*next) else {
                 mark[*at] = CLOSED;
+                order.push(u32::try_from(*at).expect("a graph of more vertices was refused"));
                 path.pop();
                 continue;
             };
@@ -227,19 +233,33 @@ fn refuse_cycles(vertices: &[Arc<Vertex>]) -> Result<(), GraphError> {
             }
         }
     }
-    Ok(())
+    Ok(order)
 }
 
 /// A checked, immutable graph; clones share it.
 #[derive(Clone)]
 pub struct Graph {
     pub(crate) vertices: Arc<[Arc<Vertex>]>,
+    /// An order with inputs first; none if the numbers are one.
+    order: Option<Arc<[u32]>>,
 }
 
 impl Graph {
     /// How many vertices there are.
     pub fn len(&self) -> usize {
         self.vertices.len()
+    }
+
+    /// True if every input has a lower number than what uses it.
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.order.is_none()
+    }
+
+    /// The numbers of all vertices, inputs before what uses them.
+    pub(crate) fn inputs_first(&self) -> impl DoubleEndedIterator<Item = u32> {
+        let count = u32::try_from(self.len()).expect("a graph of more vertices was refused");
+        let at = |place| self.order.as_ref().map_or(place, |order| order[place as usize]);
+        (0..count).map(at)
     }
 
     /// True if there are none.

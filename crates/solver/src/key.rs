@@ -8,13 +8,14 @@
 //! machines differ.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use quern_core::{Digest, DigestWriter};
 
 use crate::cache::CombinedCache;
 use crate::export::KeyExporter;
 use crate::op::{CacheMap, KeyScope};
+use crate::sweep::Sweep;
 
 /// The output index of content keys, which belong to no operation.
 pub const CONTENT_OUTPUT: i64 = -1;
@@ -93,11 +94,70 @@ struct KeyData {
     digest: Digest,
     output: i64,
     inputs: u32,
-    /// By which names each input is known, sorted by input.
-    names: Box<[(u32, CacheKeyWithSelector)]>,
+    names: Names,
     /// More names, learned when two live edges turned out to be one: exported, not saved.
     learned: Option<Box<[(u32, CacheKeyWithSelector)]>>,
     origin: Option<Origin>,
+}
+
+/// By which names each input is known, sorted by input.
+#[derive(Clone)]
+enum Names {
+    Known(Box<[(u32, CacheKeyWithSelector)]>),
+    /// Those a sweep has found; made when somebody asks.
+    Swept {
+        sweep: Arc<Sweep>,
+        vertex: u32,
+        names: OnceLock<Box<[(u32, CacheKeyWithSelector)]>>,
+    },
+}
+
+impl Names {
+    fn all(&self) -> &[(u32, CacheKeyWithSelector)] {
+        match self {
+            Self::Known(names) => names,
+            Self::Swept { sweep, vertex, names } => names.get_or_init(|| sweep.names(*vertex).into()),
+        }
+    }
+}
+
+/// A chain of keys may be as long as a graph is deep, so it is not dropped by recursion.
+impl Drop for KeyData {
+    fn drop(&mut self) {
+        let mut open = Vec::new();
+        self.give_up(&mut open);
+        while let Some(key) = open.pop() {
+            if let Some(mut data) = Arc::into_inner(key.0) {
+                data.give_up(&mut open);
+            }
+        }
+    }
+}
+
+impl KeyData {
+    /// Moves out the keys this one refers to.
+    fn give_up(&mut self, open: &mut Vec<CacheKey>) {
+        let names = match std::mem::replace(&mut self.names, Names::Known(Box::default())) {
+            Names::Known(names) => names,
+            Names::Swept { names, .. } => names.into_inner().unwrap_or_default(),
+        };
+        let learned = self.learned.take().unwrap_or_default();
+        for (_, name) in names.into_iter().chain(learned) {
+            open.push(name.key.key);
+            if let Some(exporter) = name.key.exporter.and_then(Arc::into_inner) {
+                exporter.give_up(open);
+            }
+        }
+    }
+}
+
+/// Finds a key again while somebody has it.
+pub(crate) struct WeakKey(Weak<KeyData>);
+
+impl WeakKey {
+    pub(crate) fn upgrade(&self) -> Option<CacheKey> {
+        self.0.upgrade().map(CacheKey)
+    }
 }
 
 /// Where a key was found or made: what an exporter needs besides the key.
@@ -138,12 +198,13 @@ impl CacheKey {
         }
         let id = KeyId::merkle(&digest, output, inputs, &names);
         let inputs = u32::try_from(inputs).expect("few inputs");
+        let names = Names::Known(names);
         Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin: None }))
     }
 
     /// A key whose id is known from a storage, and nothing of its inputs.
     pub fn with(id: KeyId, digest: Digest, output: i64) -> Self {
-        let names = Box::default();
+        let names = Names::Known(Box::default());
         Self(Arc::new(KeyData { id, digest, output, inputs: 0, names, learned: None, origin: None }))
     }
 
@@ -157,8 +218,25 @@ impl CacheKey {
         origin: Origin,
     ) -> Self {
         let inputs = u32::try_from(inputs).expect("few inputs");
-        let (digest, origin) = (map.digest, Some(origin));
+        let (digest, names, origin) = (map.digest, Names::Known(names), Some(origin));
         Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin }))
+    }
+
+    /// A key that a sweep has found for a vertex.
+    pub(crate) fn swept(
+        id: KeyId,
+        (digest, output): (Digest, i64),
+        (sweep, vertex): (Arc<Sweep>, u32),
+        inputs: usize,
+        origin: Origin,
+    ) -> Self {
+        let inputs = u32::try_from(inputs).expect("few inputs");
+        let names = Names::Swept { sweep, vertex, names: OnceLock::new() };
+        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin: Some(origin) }))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakKey {
+        WeakKey(Arc::downgrade(&self.0))
     }
 
     fn changed(&self, change: impl FnOnce(&mut KeyData)) -> Self {
@@ -218,7 +296,7 @@ impl CacheKey {
 
     /// The names by which the inputs are known, each with the number of its input, sorted by it.
     pub fn names(&self) -> &[(u32, CacheKeyWithSelector)] {
-        &self.0.names
+        self.0.names.all()
     }
 
     /// Tells key instances of one id apart.

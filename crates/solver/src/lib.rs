@@ -30,6 +30,7 @@ mod progress;
 mod resolver_cache;
 mod result;
 mod solver;
+mod sweep;
 
 pub use cache::{
     CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage,

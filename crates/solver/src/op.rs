@@ -8,6 +8,7 @@ use std::time::Duration;
 use quern_core::Digest;
 
 use crate::cancel::CancelToken;
+use crate::decide::{JobId, VertexId};
 use crate::drive::Host;
 use crate::error::{OpError, SolveError, VertexLabel};
 use crate::graph::Edge;
@@ -218,9 +219,14 @@ pub struct OpContext<'a> {
     pub(crate) inline: bool,
 }
 
-/// Which live vertex a call belongs to; a number that means nothing outside the solver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seat(pub(crate) u32);
+/// What a call is made for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Seat {
+    /// A live vertex.
+    Vertex(VertexId),
+    /// A job, for a vertex that is not live.
+    Job(JobId),
+}
 
 impl OpContext<'_> {
     /// The vertex of this call.

@@ -120,7 +120,8 @@ impl Solver {
 
     /// The jobs that hold the live vertex of a digest; none if no such vertex is live.
     pub fn holders(&self, vertex: &Digest) -> Option<Vec<String>> {
-        let state = self.shared.driver.state();
+        let mut state = self.shared.driver.state();
+        state.core.wake();
         let live = state.core.live(vertex)?;
         let names = state.core.holders(live).into_iter().filter_map(|job| state.core.job(job));
         Some(names.map(|job| job.name.to_string()).collect())

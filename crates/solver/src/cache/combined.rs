@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quern_core::{Digest, DigestWriter};
 
-use crate::cache::{CacheManager, CacheRecord, KeyedCache, Query, Readiness, Timestamp};
+use crate::cache::{CacheKeyStorage, CacheManager, CacheRecord, KeyedCache, Query, Readiness, Timestamp};
 use crate::error::CacheError;
 use crate::key::{CacheKey, KeyId};
 use crate::result::SharedResult;
@@ -107,6 +107,10 @@ impl CacheManager for CombinedCache {
 
     fn stores(&self) -> Vec<KeyedCache> {
         self.all().flat_map(|(_, cache)| cache.stores()).collect()
+    }
+
+    fn numbered_keys(&self) -> Option<&dyn CacheKeyStorage> {
+        if self.sources.is_empty() { self.main.numbered_keys() } else { None }
     }
 
     fn readiness(&self) -> Readiness {

@@ -242,6 +242,10 @@ impl CacheManager for KeyedCache {
     fn stores(&self) -> Vec<KeyedCache> {
         vec![self.clone()]
     }
+
+    fn numbered_keys(&self) -> Option<&dyn CacheKeyStorage> {
+        Some(&*self.keys)
+    }
 }
 
 /// The link by which a name of an input leads to a key.

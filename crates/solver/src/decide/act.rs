@@ -299,8 +299,13 @@ impl Core {
         keys: Vec<ExportableCacheKey>,
         finish: Finish,
     ) {
+        self.settle_edge(edge, CachedResult::new(result, keys), finish);
+    }
+
+    /// Gives an edge its result.
+    pub(super) fn settle_edge(&mut self, edge: EdgeId, result: CachedResult, finish: Finish) {
         let state = &mut self.edges[edge];
-        state.work = Work::Done(CachedResult::new(result, keys));
+        state.work = Work::Done(result);
         state.rare().records = Vec::new();
         let vertex = state.vertex;
         self.report(vertex, Change::Finished(finish));

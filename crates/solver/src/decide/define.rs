@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::call::Progress;
 use super::edge::{Dep, Level};
+use super::live::Live;
 use super::{Core, EdgeId, Effect, VertexId};
 
 impl Core {
@@ -19,7 +20,8 @@ impl Core {
         while effects.len() < limit
             && let Some(vertex) = self.fresh.pop_front()
         {
-            if self.vertices.contains(vertex) && matches!(self.vertices[vertex].map, Progress::Idle) {
+            let due = |live: &Live| live.maps.is_empty() && matches!(live.map, Progress::Idle);
+            if self.vertices.get_mut(vertex).is_some_and(|live| due(live)) {
                 self.call_begins(vertex);
                 let live = &mut self.vertices[vertex];
                 live.map = Progress::Running;

@@ -17,6 +17,7 @@ use crate::key::{ExportableCacheKey, Origin};
 use crate::op::{Blocking, CacheMap};
 use crate::progress::Finish;
 use crate::result::SharedResult;
+use crate::sweep::Swept;
 
 use super::call::Progress;
 use super::edge::{EdgeState, Level, Work};
@@ -116,10 +117,10 @@ impl Live {
 }
 
 /// What one load needs besides the graph.
-struct Load<'a> {
+pub(super) struct Load<'a> {
     graph: &'a Graph,
     sources: Vec<Arc<dyn CacheManager>>,
-    watcher: Option<JobId>,
+    pub(super) watcher: Option<JobId>,
     /// Loaded vertices by their number in the graph, plus one; 0 is not loaded.
     loaded: Vec<u32>,
     /// Inputs of definitions that joined a live vertex made from others: they live with the owner
@@ -127,39 +128,31 @@ struct Load<'a> {
     unused: Vec<VertexId>,
 }
 
+impl Load<'_> {
+    /// The live vertex of a number in the graph, once it is loaded.
+    pub(super) fn vertex(&self, number: u32) -> Option<VertexId> {
+        self.loaded[number as usize].checked_sub(1).map(VertexId::from_number)
+    }
+}
+
 impl Core {
-    /// Loads what the targets need, holds it for `owner`, and returns the target edges.
+    /// Loads what the targets need, holds it for `owner`, and returns the target edges. What a
+    /// sweep has found out is taken over.
     pub(crate) fn load(
         &mut self,
         owner: Owner,
         graph: &Graph,
         targets: &[Input],
+        swept: Option<&Swept>,
     ) -> Result<Vec<EdgeId>, SolveError> {
         self.is_open(owner)?;
         let missing = targets.iter().find(|t| graph.vertex(t.vertex).is_none());
         if let Some(target) = missing {
             return Err(SolveError::NoSuchVertex(target.vertex.0));
         }
-        let (sources, watcher) = match owner {
-            Owner::Job(job) => (Vec::new(), self.jobs.get(&job).filter(|j| j.watched).map(|_| job)),
-            Owner::Vertex(vertex) => (self.sources_of(vertex), None),
-        };
-        if targets.len() > 1 {
-            self.by_digest.reserve(graph.len());
-            self.vertices.reserve(graph.len());
-            self.edges.reserve(graph.len());
-        }
-        let loaded = vec![0; graph.len()];
-        let mut load = Load { graph, sources, watcher, loaded, unused: Vec::new() };
-        let mut edges = Vec::with_capacity(targets.len());
-        for target in targets {
-            let vertex = self.load_below(&mut load, target.vertex.0);
-            self.hold(owner, vertex);
-            edges.push(self.edge(vertex, target.output));
-        }
-        for vertex in load.unused {
-            self.hold(owner, vertex);
-        }
+        self.wake();
+        let load = self.loading(owner, graph);
+        let edges = self.load_targets(load, owner, targets, swept);
         if let Owner::Vertex(vertex) = owner {
             if edges.iter().any(|edge| self.could_wait_for(self.find(*edge), vertex)) {
                 return Err(SolveError::OwnSubBuild(self.vertices[vertex].label()));
@@ -173,6 +166,47 @@ impl Core {
         Ok(edges)
     }
 
+    /// The start of a load.
+    pub(super) fn loading<'a>(&self, owner: Owner, graph: &'a Graph) -> Load<'a> {
+        let (sources, watcher) = match owner {
+            Owner::Job(job) => (Vec::new(), self.jobs.get(&job).filter(|j| j.watched).map(|_| job)),
+            Owner::Vertex(vertex) => (self.sources_of(vertex), None),
+        };
+        Load { graph, sources, watcher, loaded: vec![0; graph.len()], unused: Vec::new() }
+    }
+
+    pub(super) fn load_targets(
+        &mut self,
+        mut load: Load<'_>,
+        owner: Owner,
+        targets: &[Input],
+        swept: Option<&Swept>,
+    ) -> Vec<EdgeId> {
+        if targets.len() > 1 {
+            self.by_digest.reserve(load.graph.len());
+            self.vertices.reserve(load.graph.len());
+            self.edges.reserve(load.graph.len());
+        }
+        let graph = load.graph;
+        for number in self.missing(&mut load, targets) {
+            let vertex = self.join_or_add(&mut load, &graph.vertices[number as usize]);
+            load.loaded[number as usize] = vertex.number() + 1;
+        }
+        let mut edges = Vec::with_capacity(targets.len());
+        for target in targets {
+            let vertex = load.vertex(target.vertex.0).expect("every target was loaded");
+            self.hold(owner, vertex);
+            edges.push(self.edge(vertex, target.output));
+        }
+        for vertex in std::mem::take(&mut load.unused) {
+            self.hold(owner, vertex);
+        }
+        if let Some(swept) = swept {
+            self.take_over(swept, &load, &edges);
+        }
+        edges
+    }
+
     /// Refuses owners that cannot build any more.
     pub(crate) fn is_open(&self, owner: Owner) -> Result<(), SolveError> {
         let Owner::Job(job) = owner else { return Ok(()) };
@@ -183,28 +217,25 @@ impl Core {
         }
     }
 
-    /// Loads a vertex after everything below it, without recursion.
-    fn load_below(&mut self, load: &mut Load<'_>, target: u32) -> VertexId {
-        let mut path = vec![(target, 0usize)];
-        while let Some((number, next)) = path.last_mut() {
-            let def = &load.graph.vertices[*number as usize];
-            let first_visit = *next == 0;
-            if load.loaded[*number as usize] != 0 || (first_visit && self.is_loaded(load, *number, def)) {
-                path.pop();
-                continue;
+    /// What has to be loaded for the targets, inputs first, in the order of the graph: whatever is
+    /// made of it later lies in that order.
+    fn missing(&mut self, load: &mut Load<'_>, targets: &[Input]) -> Vec<u32> {
+        const LISTED: u32 = u32::MAX;
+        let mut missing = Vec::new();
+        let mut open: Vec<u32> = targets.iter().map(|target| target.vertex.0).collect();
+        while let Some(number) = open.pop() {
+            let def = &load.graph.vertices[number as usize];
+            if load.loaded[number as usize] == 0 && !self.is_loaded(load, number, def) {
+                load.loaded[number as usize] = LISTED;
+                missing.push(number);
+                open.extend(def.inputs.iter().map(|input| input.vertex.0));
             }
-            let open = def.inputs[*next..].iter().position(|i| load.loaded[i.vertex.0 as usize] == 0);
-            if let Some(skip) = open {
-                *next += skip + 1;
-                let input = def.inputs[*next - 1].vertex.0;
-                path.push((input, 0));
-                continue;
-            }
-            let vertex = self.join_or_add(load, &Arc::clone(def));
-            load.loaded[*number as usize] = vertex.number() + 1;
-            path.pop();
         }
-        VertexId::from_number(load.loaded[target as usize] - 1)
+        if load.graph.is_in_order() {
+            missing.sort_unstable();
+            return missing;
+        }
+        load.graph.inputs_first().filter(|number| load.loaded[*number as usize] == LISTED).collect()
     }
 
     /// A short cut: this very definition is live, so everything below it is, too.

@@ -39,14 +39,27 @@ impl Core {
 
     pub(super) fn map_done(&mut self, vertex: VertexId, index: usize, result: Result<MapStep, VertexError>) {
         let live = &mut self.vertices[vertex];
+        debug_assert_eq!(index, live.maps.len(), "maps are asked one by one");
         let cancelled = matches!(live.map, Progress::Cancelling);
         live.map = Progress::Idle;
-        if let Err(error) = result.and_then(|step| live.accept_map(index, step))
-            && !(cancelled && error.is_cancelled())
-        {
+        match result {
+            Err(error) if cancelled && error.is_cancelled() => self.tell_of_map(vertex),
+            result => self.take_map(vertex, result),
+        }
+        self.call_ends(vertex);
+    }
+
+    /// Takes in the next cache map of a vertex, and looks up what follows from it.
+    pub(super) fn take_map(&mut self, vertex: VertexId, answer: Result<MapStep, VertexError>) {
+        if let Err(error) = answer.and_then(|step| self.vertices[vertex].accept_map(step)) {
             self.vertices[vertex].map = Progress::Failed(self.failure(vertex, error));
         }
         self.define(vertex);
+        self.tell_of_map(vertex);
+    }
+
+    /// Lets those look again that wait for a cache map.
+    fn tell_of_map(&mut self, vertex: VertexId) {
         let mut edge = self.vertices[vertex].first_edge;
         while let Some(at) = edge {
             let state = &mut self.edges[at];
@@ -56,12 +69,11 @@ impl Core {
                 self.queue(at);
             }
         }
-        self.call_ends(vertex);
     }
 }
 
 impl Live {
-    fn accept_map(&mut self, index: usize, step: MapStep) -> Result<(), VertexError> {
+    fn accept_map(&mut self, step: MapStep) -> Result<(), VertexError> {
         let (map, last) = match step {
             MapStep::Last(map) => (map, true),
             MapStep::More(map) => (map, false),
@@ -73,7 +85,6 @@ impl Live {
         if !last && !self.inputs.is_empty() {
             return Err(VertexError::SeveralCacheMaps);
         }
-        debug_assert_eq!(index, self.maps.len(), "maps are asked one by one");
         self.maps.push(map);
         self.maps_done = last;
         Ok(())

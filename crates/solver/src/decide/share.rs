@@ -4,6 +4,7 @@
 //! one rule that keeps it free of deadlock: an edge never hands its work to an edge that could
 //! have to wait for it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::cache::CacheInfoLink;
@@ -11,7 +12,7 @@ use crate::key::{CacheKeyWithSelector, KeyId};
 use crate::op::CacheMap;
 use crate::progress::{Change, Finish};
 
-use super::edge::{Subscriber, Work};
+use super::edge::{Dep, Subscriber, Work};
 use super::index::WorkKey;
 use super::{Core, EdgeId, VertexId};
 
@@ -25,8 +26,8 @@ impl Core {
         }
         let state = &mut self.edges[edge];
         if !std::mem::replace(&mut state.starting, true) {
-            let rank = self.vertices[state.vertex].rank;
-            self.starts.push((rank, edge));
+            let vertex = state.vertex;
+            self.starts.push((self.vertices[vertex].rank, Reverse(vertex), edge));
         }
     }
 
@@ -50,6 +51,14 @@ impl Core {
         }
         self.index.enter(key, edge, replaced);
         false
+    }
+
+    /// Lets others find an edge that gets its result without having begun anything.
+    pub(super) fn stand_for_equal_work(&mut self, edge: EdgeId) {
+        let inputs = &self.vertices[self.edges[edge].vertex].inputs;
+        self.edges[edge].deps = inputs.iter().map(|input| Dep::on(*input)).collect();
+        let key = self.work_key(edge);
+        self.index.enter(key, edge, None);
     }
 
     fn work_key(&self, edge: EdgeId) -> WorkKey {

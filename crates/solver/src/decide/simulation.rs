@@ -10,15 +10,17 @@ mod world;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quern_core::Digest;
 
-use crate::cache::{CacheManager, KeyedCache, Timestamp};
+use crate::cache::{CacheManager, InMemoryKeyStorage, InMemoryResultStorage, KeyedCache, Timestamp};
 use crate::cancel::CancelToken;
 use crate::error::{CacheError, OpError, Phase, SolveError, VertexError};
-use crate::graph::{Graph, Input, VertexRef};
+use crate::graph::{Graph, Input, Vertex, VertexRef};
 use crate::op::{OpContext, Seat};
 use crate::result::SharedResult;
+use crate::sweep::sweep;
 
 use super::{BuildId, Call, Census, Core, Effect, Event, JobId, Owner, VertexId};
 use random::Random;
@@ -49,6 +51,9 @@ struct Simulation {
     sub_results: BTreeMap<BuildId, Result<SharedResult, SolveError>>,
     failed: bool,
     now: u64,
+    /// Results of the main cache, and how many builds a sweep found done.
+    results: Arc<InMemoryResultStorage>,
+    swept: u32,
 }
 
 fn name_of(call: &Call) -> String {
@@ -58,7 +63,9 @@ fn name_of(call: &Call) -> String {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Random(seed);
-        let main: Arc<dyn CacheManager> = Arc::new(KeyedCache::in_memory("main"));
+        let (keys, results) = (Arc::new(InMemoryKeyStorage::new()), Arc::new(InMemoryResultStorage::new()));
+        let main = KeyedCache::new("main", keys, results.clone()).expect("memory does not fail");
+        let main: Arc<dyn CacheManager> = Arc::new(main);
         let parallelism = random.chance(3).then(|| 1 + random.below(3));
         let lazy = random.chance(4).then(|| Arc::new(LazyCache::filled(&mut random)));
         let program = Program::random(&mut random, lazy.as_ref());
@@ -75,6 +82,8 @@ impl Simulation {
             sub_results: BTreeMap::new(),
             failed: false,
             now: 0,
+            results,
+            swept: 0,
         }
     }
 
@@ -90,8 +99,23 @@ impl Simulation {
         self.finish();
     }
 
+    /// Ends everything and begins anew: what was built may be found done.
+    fn start_afresh(&mut self) {
+        while !self.jobs.is_empty() {
+            self.discard_job();
+        }
+        let job = self.core.open_job(Arc::from("job"));
+        self.jobs.push(job);
+        self.settle();
+        while !self.pending.is_empty() {
+            self.answer_one();
+            self.settle();
+        }
+        self.start_build();
+    }
+
     fn step(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(13) {
             0 => {
                 let job = self.core.open_job(Arc::from("job"));
                 self.jobs.push(job);
@@ -99,6 +123,10 @@ impl Simulation {
             1 | 2 => self.start_build(),
             3 => self.cancel_build(),
             4 => self.discard_job(),
+            5 if self.random.chance(4) => {
+                self.results.forget(&format!("memory-{}", self.random.below(20)));
+            }
+            6 if self.random.chance(3) => self.start_afresh(),
             _ => self.answer_one(),
         }
         self.settle();
@@ -117,7 +145,24 @@ impl Simulation {
         target: Input,
         expect: Option<(VertexRef, u32)>,
     ) -> Option<BuildId> {
-        let edges = self.core.load(owner, graph, &[target]).ok()?;
+        let mut swept = None;
+        if let Some((job, cache)) = self.core.may_sweep(owner).filter(|_| self.random.chance(2)) {
+            let mut ask = |def: &Arc<Vertex>| {
+                self.call(None, Seat::Job(job), Phase::CacheMap, |ctx| def.op.cache_map(ctx, 0))
+            };
+            let found = sweep(graph, &[target], &cache, &mut ask);
+            if found.is_whole() {
+                self.swept += 1;
+                let got =
+                    found.results[0].as_ref().and_then(|r| r.get::<Value>()).expect("results are values").0;
+                let wanted = self.program.values_of(target.vertex, target.output);
+                assert!(wanted.contains(&got), "a sweep gives {got}, not one of {wanted:?}");
+                self.core.rest(job, found);
+                return None;
+            }
+            swept = Some(found);
+        }
+        let edges = self.core.load(owner, graph, &[target], swept.as_ref()).ok()?;
         while let Some(effect) = self.core.survey(1).pop() {
             let event = self.outcome(&effect).expect("cache maps have outcomes");
             self.core.on(event);
@@ -252,21 +297,22 @@ impl Simulation {
     fn outcome(&mut self, effect: &Effect) -> Option<Event> {
         let event = match effect {
             Effect::CallMap { vertex, def, index } => {
-                let result = self
-                    .call(Call::Map(*vertex), *vertex, Phase::CacheMap, |ctx| def.op.cache_map(ctx, *index));
+                let result = self.call_of(Call::Map(*vertex), *vertex, Phase::CacheMap, |ctx| {
+                    def.op.cache_map(ctx, *index)
+                });
                 Event::MapDone { vertex: *vertex, index: *index, result }
             }
             Effect::CallContent(call) => {
                 let (vertex, input) = (call.vertex, call.input);
                 let content = call.content.clone();
-                let result = self.call(Call::Content(vertex, input), vertex, Phase::Content, |ctx| {
+                let result = self.call_of(Call::Content(vertex, input), vertex, Phase::Content, |ctx| {
                     content.as_ref().map_or(Ok(None), |content| content(ctx, &call.result))
                 });
                 Event::ContentDone { vertex, input, result }
             }
             Effect::CallExec { vertex, def, inputs } => {
                 let result =
-                    self.call(Call::Exec(*vertex), *vertex, Phase::Exec, |ctx| def.op.exec(ctx, inputs));
+                    self.call_of(Call::Exec(*vertex), *vertex, Phase::Exec, |ctx| def.op.exec(ctx, inputs));
                 self.ended(*vertex);
                 Event::ExecDone { vertex: *vertex, result }
             }
@@ -287,14 +333,24 @@ impl Simulation {
         Some(event)
     }
 
-    fn call<T>(
+    fn call_of<T>(
         &mut self,
         call: Call,
         vertex: VertexId,
         phase: Phase,
         run: impl FnOnce(&OpContext<'_>) -> Result<T, OpError>,
     ) -> Result<T, VertexError> {
-        let cancelled = self.cancelled.remove(&name_of(&call));
+        self.call(Some(call), Seat::Vertex(vertex), phase, run)
+    }
+
+    fn call<T>(
+        &mut self,
+        call: Option<Call>,
+        seat: Seat,
+        phase: Phase,
+        run: impl FnOnce(&OpContext<'_>) -> Result<T, OpError>,
+    ) -> Result<T, VertexError> {
+        let cancelled = call.is_some_and(|call| self.cancelled.remove(&name_of(&call)));
         let fail = |error| Err(VertexError::Op { phase, error });
         if cancelled && self.random.chance(2) {
             return fail(OpError::Cancelled);
@@ -303,16 +359,9 @@ impl Simulation {
             self.failed = true;
             return fail(OpError::failed("simulated"));
         }
-        let vertex = Seat(vertex.number());
         let label = crate::error::VertexLabel { digest: Digest::of(b""), name: Arc::default() };
         let host = world::NoHost;
-        let ctx = OpContext {
-            vertex: label,
-            cancel: CancelToken::never(),
-            host: &host,
-            seat: vertex,
-            inline: true,
-        };
+        let ctx = OpContext { vertex: label, cancel: CancelToken::never(), host: &host, seat, inline: true };
         run(&ctx).map_err(|error| VertexError::Op { phase, error })
     }
 
@@ -346,9 +395,14 @@ impl Simulation {
     }
 }
 
-/// Runs one schedule; the error is the text of the panic.
-fn schedule(seed: u64) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).run())).map_err(|payload| {
+/// Runs one schedule; returns how many builds a sweep found done, or the text of the panic.
+fn schedule(seed: u64) -> Result<u32, String> {
+    let run = || {
+        let mut simulation = Simulation::new(seed);
+        simulation.run();
+        simulation.swept
+    };
+    catch_unwind(AssertUnwindSafe(run)).map_err(|payload| {
         let text = payload.downcast_ref::<String>().cloned();
         text.or_else(|| payload.downcast_ref::<&str>().map(|t| (*t).to_owned())).unwrap_or_default()
     })
@@ -362,18 +416,22 @@ fn simulation_of_random_schedules() {
         return;
     }
     let schedules = number("QUERN_SCHEDULES").unwrap_or(20_000);
+    let swept = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let threads = 4;
+        let (threads, swept) = (4, &swept);
         for thread in 0..threads {
             scope.spawn(move || {
                 for seed in (thread..schedules).step_by(threads as usize) {
-                    if let Err(text) = schedule(seed) {
-                        panic!("schedule {seed}: {text}\nreplay with QUERN_SEED={seed}");
-                    }
+                    match schedule(seed) {
+                        Ok(some) => swept.fetch_add(some.into(), Ordering::Relaxed),
+                        Err(text) => panic!("schedule {seed}: {text}\nreplay with QUERN_SEED={seed}"),
+                    };
                 }
             });
         }
     });
+    let swept = swept.into_inner();
+    assert!(swept * 20 > schedules, "{swept} sweeps in {schedules} schedules are few");
 }
 
 impl Core {

@@ -6,4 +6,5 @@ mod chains;
 mod fakes;
 mod scenario;
 mod stress;
+mod sweeps;
 mod watching;

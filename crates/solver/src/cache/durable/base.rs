@@ -255,7 +255,7 @@ impl Base {
 
     fn is(&self, table: usize, number: u32, digest: &Digest) -> bool {
         let at = table + 32 * number as usize;
-        self.tables[at..at + 32] == *digest.as_bytes()
+        self.tables[at..].first_chunk() == Some(digest.as_bytes())
     }
 
     /// Visits the nodes that a node leads to, as this input and output of an operation. The
@@ -298,10 +298,10 @@ impl Base {
     fn row(&self, number: u32) -> Row {
         let at = self.places.links + LINK * number as usize;
         let bytes: &[u8; LINK] = self.tables[at..].first_chunk().expect("within the tables");
-        let [a, b, c, d] = [0, 4, 8, 12]
-            .map(|at| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
-        let [.., e, f, g, h, i, j, k, l] = *bytes;
-        let output = i64::from_le_bytes([e, f, g, h, i, j, k, l]);
+        let (words, _) = bytes.as_chunks::<4>();
+        let [a, b, c, d, low, high] =
+            [words[0], words[1], words[2], words[3], words[4], words[5]].map(u32::from_le_bytes);
+        let output = (u64::from(low) | u64::from(high) << 32).cast_signed();
         Row { source: a, target: b, input: c, selector: d, output }
     }
 

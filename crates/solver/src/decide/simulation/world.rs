@@ -105,9 +105,11 @@ pub(super) struct Program {
 impl Program {
     pub(super) fn random(random: &mut Random, lazy: Option<&Arc<LazyCache>>) -> Self {
         let count = 3 + random.below(8) as usize;
+        let all_quick = random.chance(2);
         let mut defs: Vec<Def> = Vec::new();
         for number in 0..count {
-            let def = Def::random(random, number, &defs, lazy.is_some());
+            let mut def = Def::random(random, number, &defs, lazy.is_some());
+            def.quick |= all_quick;
             defs.push(def);
         }
         let graph = GraphBuilder::new().finish().expect("an empty graph is a graph");

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use quern_solver::{
-    CacheError, CacheKey, CacheManager, CacheRecord, CacheResult, CacheResultStorage, InMemoryKeyStorage,
-    KeyId, KeyedCache, Query, Remote, SharedResult, Timestamp,
+    CacheError, CacheKey, CacheKeyStorage, CacheManager, CacheRecord, CacheResult, CacheResultStorage,
+    InMemoryKeyStorage, KeyId, KeyedCache, Query, Remote, SharedResult, Timestamp,
 };
 
 use super::ops::Made;
@@ -47,14 +47,16 @@ pub struct Counting {
     cache: KeyedCache,
     pub loads: AtomicU64,
     pub fail: AtomicBool,
+    /// Whole graphs may be looked up at once, and loads take no thread.
+    quick: bool,
 }
 
 impl Counting {
-    pub fn new(id: &str) -> Arc<Self> {
+    pub fn new(id: &str, quick: bool) -> Arc<Self> {
         let results = Arc::new(Results::default());
         let keys = Arc::new(InMemoryKeyStorage::new());
         let cache = KeyedCache::new(id, keys, results.clone()).unwrap();
-        Arc::new(Self { results, cache, loads: AtomicU64::new(0), fail: AtomicBool::new(false) })
+        Arc::new(Self { results, cache, loads: AtomicU64::new(0), fail: AtomicBool::new(false), quick })
     }
 }
 
@@ -89,5 +91,13 @@ impl CacheManager for Counting {
 
     fn stores(&self) -> Vec<KeyedCache> {
         vec![self.cache.clone()]
+    }
+
+    fn loads_quickly(&self, _: &CacheRecord) -> bool {
+        self.quick
+    }
+
+    fn numbered_keys(&self) -> Option<&dyn CacheKeyStorage> {
+        self.cache.numbered_keys().filter(|_| self.quick)
     }
 }

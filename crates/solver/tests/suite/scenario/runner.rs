@@ -49,8 +49,9 @@ pub fn has_quick_maps(scenario: &Scenario) -> bool {
 /// Runs a scenario with operations whose calls may block as given; panics with a text that names
 /// the step.
 pub fn run(scenario: &Scenario, blocking: Blocking) {
+    let quick = blocking != Blocking::Always;
     let managers: BTreeMap<String, Arc<Counting>> =
-        scenario.managers.iter().map(|id| (id.clone(), Counting::new(id))).collect();
+        scenario.managers.iter().map(|id| (id.clone(), Counting::new(id, quick))).collect();
     let first = managers[&scenario.managers[0]].clone();
     let mut runner = Runner {
         definitions: scenario.vertices.clone(),
