@@ -239,7 +239,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (ran, all) = (RUNS.load(Ordering::Relaxed), graph.len());
     let mut text = format!("{all} vertices, {} targets, {ran} ran, {:?}\n", targets.len(), start.elapsed());
     if flag("--timings") {
-        timings.iter().for_each(|(name, time)| text += &format!("  {name} {time:?}\n"));
+        timings.iter().for_each(|(name, time)| text += &format!("  {name}_us {}\n", time.as_micros()));
     }
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes())?;
     if let Some(error) = failed {

@@ -26,6 +26,7 @@ mod dormant;
 mod edge;
 mod index;
 mod live;
+mod load;
 mod look;
 mod maps;
 mod report;

@@ -12,7 +12,7 @@ use crate::sweep::Swept;
 
 use super::call::Progress;
 use super::edge::Work;
-use super::live::Load;
+use super::load::Load;
 use super::{Core, EdgeId, JobId, Owner};
 
 impl Core {
