@@ -78,7 +78,8 @@ impl Client {
             return Ok(response);
         }
         let answer = auth.answer(http, registry, scope, response.headers(), call.authorization.as_deref())?;
-        drop(response);
+        // Read to its end, so that the connection serves again.
+        let _ = refusal(response);
         call.authorization = Some(answer);
         let response = http.send(&call)?;
         match response.status().as_u16() {

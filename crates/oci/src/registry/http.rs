@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{Method, Response, Uri, header};
+use ureq::tls::{PemItem, RootCerts, parse_pem};
 use ureq::{Agent, Body, SendBody};
 
 use super::error::Problem;
@@ -19,6 +20,8 @@ use super::error::Problem;
 pub struct Options {
     /// Registries, as `host` or `host:port`, that are spoken to in plain http. Those on the loopback interface always are.
     pub insecure: BTreeSet<String>,
+    /// Certificates, as PEM text, of the authorities to trust instead of the system's. What is no certificate is passed over.
+    pub authorities: Option<Vec<u8>>,
     /// Whether proxies are used that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name; never for the loopback interface.
     pub proxies: bool,
     /// How often one request is made before it counts as failed; a download counts anew once bytes have arrived.
@@ -41,6 +44,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             insecure: BTreeSet::new(),
+            authorities: None,
             proxies: true,
             attempts: 5,
             pause: Duration::from_millis(250),
@@ -106,7 +110,7 @@ impl Http {
     pub fn new(options: Options) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ureq::tls::TlsConfig::builder()
-            .root_certs(ureq::tls::RootCerts::PlatformVerifier)
+            .root_certs(roots(options.authorities.as_deref()))
             .unversioned_rustls_crypto_provider(provider)
             .build();
         let agent = |proxy| {
@@ -121,6 +125,7 @@ impl Http {
                 .timeout_resolve(Some(options.idle))
                 .timeout_per_read(Some(options.idle))
                 .timeout_per_write(Some(options.idle))
+                .max_idle_connections(16)
                 .max_idle_connections_per_host(8)
                 .build()
                 .new_agent()
@@ -229,6 +234,15 @@ impl Http {
             (None, result) => result.map_err(problem),
         }
     }
+}
+
+fn roots(authorities: Option<&[u8]>) -> RootCerts {
+    let Some(pem) = authorities else { return RootCerts::PlatformVerifier };
+    let certificates = parse_pem(pem).filter_map(|item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(certificate),
+        _ => None,
+    });
+    RootCerts::Specific(Arc::new(certificates.collect()))
 }
 
 /// Passes on what a source gives, not more than announced, and remembers why it failed.

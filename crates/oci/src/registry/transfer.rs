@@ -13,6 +13,7 @@ use quern_core::step::Platform;
 
 use super::error::Problem;
 use super::{Registry, RegistryError, Remote, Repository};
+use crate::blob::BlobError;
 use crate::document::{Descriptor, Document};
 use crate::image::{Contents, Image, Source, Stored, choose, contents};
 use crate::limits::Limits;
@@ -132,6 +133,11 @@ fn fetch(
 ) -> Result<(), TransferError> {
     let mut seen = std::collections::BTreeSet::new();
     wanted.retain(|blob| seen.insert(blob.digest));
+    let limit = transfer.limits.layer;
+    if wanted.iter().any(|blob| blob.size > limit) {
+        let problem = BlobError::TooLarge { what: "a layer", limit }.into();
+        return Err(RegistryError::new(&remote.repository, "reading the layers", problem).into());
+    }
     in_parallel(transfer, &wanted, |blob| {
         let report = |stage| (transfer.progress)(Progress { digest: blob.digest, size: blob.size, stage });
         if blobs.contains(&blob.digest)? {
@@ -145,7 +151,7 @@ fn fetch(
                 return Err(match RegistryError::from_io(&source) {
                     Some(error) => error.into(),
                     None if transfer.cancel.is_set() => TransferError::Cancelled,
-                    None => match crate::blob::BlobError::from_io(&source) {
+                    None => match BlobError::from_io(&source) {
                         Some(error) => {
                             RegistryError::new(&remote.repository, "reading a blob", error.into()).into()
                         }

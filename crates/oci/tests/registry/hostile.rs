@@ -5,13 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quern_core::Digest;
+use quern_core::port::Blobs;
 use quern_oci::blob::BlobError;
 use quern_oci::document::media;
-use quern_oci::registry::{Client, DockerCredentials, Options, Problem, Registry, RegistryError, Repository};
-use quern_oci::{Descriptor, Reference};
+use quern_oci::image::Layer;
+use quern_oci::registry::{
+    Client, DockerCredentials, Options, Problem, Registry, RegistryError, Repository, Transfer, pull,
+};
+use quern_oci::{Descriptor, Limits, Reference};
+use quern_testkit::MemBlobs;
 
 use super::fake::{Answer, Fake, Request, Then};
-use super::{noise, options, problem};
+use super::{amd64, image, layer, noise, options, problem};
 
 fn repository(fake: &Fake) -> Repository {
     Repository { registry: fake.host.clone(), name: "app".into() }
@@ -379,4 +384,45 @@ fn plain_http_only_where_asked() {
     let insecure = [there].into();
     let error = Client::new(Options { insecure, ..options }, None).resolve(&reference).unwrap_err();
     assert_eq!(problem(&error), &Problem::NotFound);
+}
+
+/// A layer that is not what the manifest says leaves nothing behind that looks like an image.
+#[test]
+fn a_pull_of_a_damaged_image() {
+    let blobs = MemBlobs::default();
+    let made = layer(&blobs, "a", &noise(7, 10_000));
+    let root = image(&blobs, &amd64(), std::slice::from_ref(&made));
+    let attempt = |answer: Option<Answer>, root: &Descriptor| {
+        let (served, media_type, digest) = (blobs.clone(), root.media_type.clone(), made.descriptor.digest);
+        let fake = Fake::new(move |request| {
+            let asked = request.path.rsplit('/').next().unwrap();
+            match &answer {
+                Some(answer) if asked == digest.to_string() => answer.clone(),
+                _ => {
+                    let bytes = served.get(&asked.parse().unwrap()).unwrap();
+                    Answer::new(200).with("Content-Type", &media_type).bytes(bytes)
+                }
+            }
+        });
+        let here = MemBlobs::default();
+        let named = reference(&fake).with_digest(root.digest);
+        let transfer =
+            Transfer { limits: Limits { layer: 1 << 30, ..Limits::default() }, ..Transfer::default() };
+        let result = pull(&client(), &named, &amd64(), &here, &transfer);
+        (result.map(drop).map_err(|error| error.to_string()), here.len())
+    };
+    assert_eq!(attempt(None, &root), (Ok(()), 3));
+    let (result, kept) = attempt(Some(Answer::new(200).bytes(noise(8, 10_123))), &root);
+    assert!(result.as_ref().unwrap_err().contains("should have"), "{result:?}");
+    assert_eq!(kept, 0, "no manifest, no config, no layer");
+    let size = usize::try_from(made.descriptor.size).unwrap();
+    let (result, kept) = attempt(Some(Answer::new(200).bytes(noise(8, size))), &root);
+    assert!(result.as_ref().unwrap_err().contains("should have digest"), "{result:?}");
+    assert_eq!(kept, 0);
+    // A layer of a size that no disk has is refused before it is asked for.
+    let huge = Layer { descriptor: Descriptor { size: 1 << 50, ..made.descriptor.clone() }, ..made.clone() };
+    let huge = image(&blobs, &amd64(), &[huge]);
+    let (result, kept) = attempt(None, &huge);
+    assert!(result.as_ref().unwrap_err().contains("larger than the limit of 1073741824"), "{result:?}");
+    assert_eq!(kept, 0);
 }

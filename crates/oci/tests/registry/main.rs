@@ -4,6 +4,7 @@
 
 mod fake;
 mod hostile;
+mod keys;
 mod real;
 mod server;
 mod uploads;
