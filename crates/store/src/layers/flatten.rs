@@ -182,7 +182,7 @@ fn dress(node: &Node, place: &Path) -> io::Result<()> {
     if (uid, gid) != own {
         reach::near(place, |dir, name| chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
     }
-    for (name, value) in node.xattrs()? {
+    for (name, value) in node.attributes()? {
         reach::by_name(place, |path| lsetxattr(path, name.as_slice(), &value, XattrFlags::empty()))?;
     }
     if stat.kind != FileKind::Link {

@@ -148,11 +148,20 @@ impl Node {
     /// # Errors
     /// Those of reading them.
     pub fn xattrs(&self) -> io::Result<Xattrs> {
+        self.attributes_if(keeps_xattr)
+    }
+
+    /// The same, and access lists: what another directory on this machine needs to be alike.
+    pub(super) fn attributes(&self) -> io::Result<Xattrs> {
+        self.attributes_if(|name| keeps_xattr(name) || name.starts_with(b"system.posix_acl_"))
+    }
+
+    fn attributes_if(&self, counts: impl Fn(&[u8]) -> bool) -> io::Result<Xattrs> {
         if self.layer.as_os_str().is_empty() {
             return Ok(Vec::new());
         }
         let path = self.real_path();
-        let names = marks::names(&path)?.into_iter().filter(|name| keeps_xattr(name.as_bytes()));
+        let names = marks::names(&path)?.into_iter().filter(|name| counts(name.as_bytes()));
         names.map(|name| Ok((name.as_bytes().to_vec(), marks::value(&path, &name)?))).collect()
     }
 }

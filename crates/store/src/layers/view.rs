@@ -33,7 +33,7 @@ pub enum ViewError {
         source: io::Error,
     },
     /// Overlayfs was allowed to rename directories by reference.
-    #[error("{} stands for a directory of another name; layers must be made with redirect_dir=off", path.display())]
+    #[error("{} stands for a directory of another name; layers must be made by overlays that write no redirects", path.display())]
     Redirected {
         /// Where, on disk.
         path: PathBuf,

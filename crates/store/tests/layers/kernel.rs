@@ -67,7 +67,8 @@ fn write_layers(
     (shown, drafts.into_iter().map(|draft| store.commit(draft).unwrap()).collect())
 }
 
-fn check(history: &[Vec<String>]) {
+/// Gives the paths that are shown.
+fn check(history: &[Vec<String>]) -> Vec<String> {
     let space = TempSpace::new();
     let store = Store::open(&space.path("state"), &OpenOptions::default()).unwrap();
     let layers = LayerStore::of(&store);
@@ -97,6 +98,7 @@ fn check(history: &[Vec<String>]) {
         assert_eq!(show::contents(&show::of_dir(&dir)), show::contents(&raw));
         assert_links_alike(&raw, &View::new(&[dir]));
     }
+    seen.into_keys().map(|path| String::from_utf8(path).unwrap()).collect()
 }
 
 /// Names that are hard links to each other in one view are so in the other.
@@ -127,12 +129,13 @@ proptest! {
 #[test]
 fn what_was_one_kind_becomes_another_and_comes_back() {
     let layer = |text: &str| text.split("; ").map(str::to_owned).collect::<Vec<_>>();
-    check(&[
+    let shown = check(&[
         layer("mkdir -p d/x/y; echo 1 > d/x/y/f; echo 2 > f; ln -s d l; mkdir e; echo 3 > e/g"),
         layer("rm -rf d; echo file > d; rm f; mkdir f; echo in > f/f; rm l; mkdir l; rm -rf e"),
         layer("rm d; mkdir d; echo again > d/z; rm -rf f; ln -s d f; rm -rf l; mkdir e"),
         layer("rm -rf d/z; mkdir -p d/x; mv e h; rm f; echo last > f"),
     ]);
+    assert_eq!(shown, ["d", "d/x", "f", "h"]);
 }
 
 #[test]
@@ -143,5 +146,5 @@ fn nothing_at_all_is_an_empty_tree() {
     let root = view.root().unwrap();
     assert!(root.is_dir() && view.list(&root).unwrap().is_empty() && root.xattrs().unwrap().is_empty());
     assert!(view.find(Path::new("etc")).unwrap().is_none());
-    check(&[vec![]]);
+    assert_eq!(check(&[vec![]]), [""; 0]);
 }

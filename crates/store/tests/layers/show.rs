@@ -13,6 +13,11 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// The owners of layers that were made here.
+pub fn owners() -> Owners {
+    Owners::of_current_user()
+}
+
 /// Runs a shell script where it may mount, in `dir`.
 pub fn run_privileged(space: &TempSpace, script: &str) -> Vec<u8> {
     let how: &[&str] = if is_root() { &["--mount"] } else { &["--user", "--map-root-user", "--mount"] };
@@ -24,7 +29,7 @@ pub fn run_privileged(space: &TempSpace, script: &str) -> Vec<u8> {
 
 /// The options of an overlay mount as steps get it.
 pub fn overlay_options() -> &'static str {
-    if is_root() { "redirect_dir=off,metacopy=off,index=off" } else { "userxattr" }
+    if is_root() { "redirect_dir=nofollow,metacopy=off,index=off,xino=off" } else { "userxattr" }
 }
 
 /// What `find -printf` must print for [`of_view`] to say the same.
