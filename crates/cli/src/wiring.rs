@@ -148,7 +148,14 @@ impl Home {
         let roots = Arc::new(SnapshotRoots::new(Arc::new(self.images()?), self.layers()));
         let executor = Arc::new(self.executor_in(Arc::clone(&roots) as _)?);
         Ok(ImageBuilder {
-            tools: Arc::new(Tools { executor, roots, layers: self.layers() }),
+            tools: Arc::new(Tools {
+                executor,
+                roots,
+                layers: self.layers(),
+                blobs: Arc::clone(&self.records.blobs),
+                meta: Arc::clone(&self.records.meta),
+                web: registry(),
+            }),
             images: self.image_store()?,
             solver: self.solver()?,
             sink,
@@ -209,7 +216,7 @@ fn state_folder(global: &Global) -> Result<PathBuf, Failure> {
 }
 
 /// Registries, with the credentials that Docker keeps.
-fn registry() -> Client {
+pub fn registry() -> Client {
     let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
     let credentials = folder.map(|folder| DockerCredentials::new(folder.join("config.json")));

@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod context;
+pub mod git;
 mod ignore;
 pub mod lower;
 pub mod ops;

@@ -21,6 +21,7 @@ mod error;
 mod http;
 mod transfer;
 mod upload;
+mod web;
 
 use std::io::{self, Read};
 
@@ -36,6 +37,7 @@ pub use credentials::{Credentials, CredentialsError, DockerCredentials};
 pub use error::{Failure, Problem, RegistryError};
 pub use http::Options;
 pub use transfer::{Progress, Pulled, Stage, Transfer, TransferError, pull, push};
+pub use web::{FetchError, Fetched, Validators};
 
 /// A repository: registry and path inside of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

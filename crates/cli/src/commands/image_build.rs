@@ -31,7 +31,7 @@ use output::Output;
 pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     let outputs = Output::all(args)?;
     let names = names(&args.tag)?;
-    let context = Context::open(home, args)?;
+    let context = Context::open(args)?;
     let request = request(args, &context)?;
     if args.check {
         return check(&request);

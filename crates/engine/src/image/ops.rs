@@ -4,11 +4,14 @@
 //! |---|---|---|
 //! | [`ImageOp`] | none | the layers of an image, fetched and unpacked |
 //! | [`ScratchOp`] | none | nothing |
+//! | [`HttpOp`], [`GitOp`] | none | a file or a commit, fetched |
 //! | [`FileOp`] | what lies below; what is copied from | one layer more |
 //! | [`RunOp`] | the root; what is mounted | one layer more |
 //! | [`MergeOp`] | stacks | all layers, one stack on the other |
 
 mod file;
+mod git;
+mod http;
 mod image;
 mod run;
 
@@ -16,11 +19,14 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 use quern_core::canon::{DigestVisitor, Visitor};
-use quern_core::port::{Executor, PortError};
+use quern_core::port::{Blobs, Executor, Meta, PortError};
+use quern_oci::registry::Client;
 use quern_solver::{Blocking, CacheMap, CacheMapInput, MapStep, Op, OpContext, OpError, SharedResult};
 use quern_store::layers::{LayerStore, View};
 
 pub use file::{Action, Copy, FileOp, Source, Sources};
+pub use git::GitOp;
+pub use http::HttpOp;
 pub use image::ImageOp;
 pub use run::{RunFailure, RunOp, placeholder};
 
@@ -35,6 +41,12 @@ pub struct Tools {
     pub roots: Arc<SnapshotRoots>,
     /// Where layers are.
     pub layers: Arc<LayerStore>,
+    /// What was fetched.
+    pub blobs: Arc<dyn Blobs>,
+    /// What is known of it.
+    pub meta: Arc<dyn Meta>,
+    /// Fetches files.
+    pub web: Client,
 }
 
 impl Tools {

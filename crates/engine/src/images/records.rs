@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `images` | a complete name (`docker.io/library/app:latest`), or the image's id if it has none | [`ImageRecord`] |
 //! | `layers` | id of a layer on disk | [`LayerRecord`]: what it unpacks or will be packed to |
+//! | `web` | digest of an address | [`WebRecord`]: what was fetched from it last |
 //! | `layer_blobs` | diff id | descriptors of blobs that hold that layer, compressed in one way or another |
 
 use quern_core::port::{MetaRead, MetaWrite, PortError, Scan, Table};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 const IMAGES: Table = Table("images");
 const LAYERS: Table = Table("layers");
+const WEB: Table = Table("web");
 const LAYER_BLOBS: Table = Table("layer_blobs");
 
 /// An image this machine knows. Its config is a blob.
@@ -63,6 +65,35 @@ pub struct LayerRecord {
     pub is_base: bool,
     /// When it was recorded first: for a layer made here, about when it was made.
     pub since: Timestamp,
+}
+
+/// A file that was fetched from a web server. Its bytes are a blob, which may have been pruned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebRecord {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// What the server calls this version of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// When it changed, in the words of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified: Option<String>,
+}
+
+/// What was fetched from an address last.
+///
+/// # Errors
+/// Those of the port.
+pub fn web(r: &dyn MetaRead, url: &str) -> Result<Option<WebRecord>, PortError> {
+    read(r, WEB, &Digest::of(url.as_bytes()).hex())
+}
+
+/// Notes what was fetched from an address. (Addresses may hold passwords, so their digests are the keys.)
+///
+/// # Errors
+/// Those of the port.
+pub fn put_web(w: &mut dyn MetaWrite, url: &str, record: &WebRecord) -> Result<(), PortError> {
+    write(w, WEB, &Digest::of(url.as_bytes()).hex(), record)
 }
 
 /// The image of this key.

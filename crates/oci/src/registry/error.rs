@@ -78,7 +78,7 @@ impl From<BlobError> for Problem {
 }
 
 impl Problem {
-    fn text(&self, registry: &str) -> String {
+    pub(super) fn text(&self, registry: &str) -> String {
         match self {
             Self::Unreachable(reason) => format!(
                 "{registry} cannot be reached ({reason}); check the name and the network, and list it among the insecure registries if it speaks plain http"

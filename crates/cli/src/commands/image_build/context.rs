@@ -1,19 +1,26 @@
 //! What a build reads: the Dockerfile, the context with its ignore rules, named contexts.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use quern_engine::image::git;
 use quern_engine::image::request::{Directory, Place};
-use quern_spec::dockerfile::{DockerIgnore, ignore_files};
+use quern_oci::UnpackOptions;
+use quern_oci::archive::open_archive;
+use quern_oci::registry::Validators;
+use quern_oci::unpack::Unpacker;
+use quern_spec::dockerfile::{DockerIgnore, SourcePath, ignore_files};
 use quern_spec::source::SourceText;
 
 use crate::args::ImageBuild;
 use crate::failure::Failure;
-use crate::wiring::Home;
+use tempfile::TempDir;
 
 /// Most bytes of a Dockerfile or an ignore file.
 const MOST: u64 = 16 << 20;
+/// Bytes that tell an archive from a Dockerfile.
+const START: u64 = 64 << 10;
 
 /// The files of a build.
 pub struct Context {
@@ -22,42 +29,78 @@ pub struct Context {
     /// The build context.
     pub directory: Directory,
     /// Removed when the build has ended.
-    _temporary: Option<tempfile::TempDir>,
+    _temporary: Option<TempDir>,
 }
 
 impl Context {
-    /// Finds and reads what the options name.
-    pub fn open(_home: &Home, args: &ImageBuild) -> Result<Self, Failure> {
+    /// Finds, fetches and reads what the options name.
+    pub fn open(args: &ImageBuild) -> Result<Self, Failure> {
         let place = args.context.as_deref().unwrap_or(".");
-        if place == "-" {
-            return Self::from_stdin(args);
+        match SourcePath::classify(place) {
+            _ if place == "-" => Self::of_stream(args, io::stdin().lock()),
+            SourcePath::Local(_) => {
+                let path = PathBuf::from(place);
+                if !path.is_dir() {
+                    return Err(Failure::named(format!("there is no directory `{place}` to build in")));
+                }
+                Self::in_directory(args, path, None)
+            }
+            SourcePath::Git(source) => {
+                let temporary = tempfile::tempdir()?;
+                let (scratch, tree) = (temporary.path().join("scratch"), temporary.path().join("tree"));
+                std::fs::create_dir_all(&scratch)?;
+                std::fs::create_dir_all(&tree)?;
+                let keep = args.build_arg.iter().any(|arg| arg == "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1");
+                let fetched = git::resolve(&source)
+                    .and_then(|commit| git::check_out(&source, &commit, keep, &scratch, &tree));
+                fetched.map_err(Failure::named)?;
+                Self::in_directory(args, tree, Some(temporary))
+            }
+            SourcePath::Http(address) => {
+                let fetched = crate::wiring::registry().fetch(&address, &Validators::default());
+                let fetched = fetched.map_err(Failure::named)?;
+                let fetched = fetched.ok_or_else(|| Failure::named(format!("{address} gave nothing")))?;
+                Self::of_stream(args, fetched.body)
+            }
         }
-        let path = PathBuf::from(place);
-        if !path.is_dir() {
-            return Err(Failure::named(format!("there is no directory `{place}` to build in")));
-        }
+    }
+
+    fn in_directory(args: &ImageBuild, path: PathBuf, temporary: Option<TempDir>) -> Result<Self, Failure> {
         let dockerfile = match args.file.as_deref() {
             Some("-") => read_stdin("Dockerfile")?,
             Some(file) => {
-                read(Path::new(file))?.ok_or_else(|| Failure::named(format!("there is no file `{file}`")))?
+                // Of what was fetched the file is a part; else it is named like any other.
+                let file = if temporary.is_some() { path.join(file) } else { PathBuf::from(file) };
+                let absent = || Failure::named(format!("there is no file `{}`", file.display()));
+                read(&file)?.ok_or_else(absent)?
             }
             None => find_dockerfile(&path)?,
         };
         let ignore = ignore(&path, &dockerfile)?;
-        Ok(Self { dockerfile, directory: Directory { path, ignore }, _temporary: None })
+        Ok(Self { dockerfile, directory: Directory { path, ignore }, _temporary: temporary })
     }
 
-    /// A Dockerfile alone, with nothing to copy.
-    fn from_stdin(args: &ImageBuild) -> Result<Self, Failure> {
-        if args.file.is_some() {
-            return Err(Failure::input(
-                "with `-` the Dockerfile comes from standard input; leave out --file",
-            ));
+    /// An archive of a context, or a Dockerfile alone, with nothing to copy.
+    fn of_stream(args: &ImageBuild, mut stream: impl Read) -> Result<Self, Failure> {
+        let temporary = tempfile::tempdir()?;
+        let tree = temporary.path().join("tree");
+        std::fs::create_dir_all(&tree)?;
+        let mut start = Vec::new();
+        stream.by_ref().take(START).read_to_end(&mut start)?;
+        let options = UnpackOptions::for_current_user();
+        let whole = io::Cursor::new(start.clone()).chain(&mut stream);
+        let is_archive = open_archive(&start[..], &options.limits)?.is_some();
+        if is_archive && let Some(archive) = open_archive(whole, &options.limits)? {
+            let mut unpacker = Unpacker::new(&tree, &options).map_err(Failure::input)?;
+            unpacker.archive(archive).map_err(Failure::input)?;
+            return Self::in_directory(args, tree, Some(temporary));
         }
-        let dockerfile = read_stdin("Dockerfile")?;
-        let empty = tempfile::tempdir()?;
-        let directory = Directory::whole(empty.path().to_owned());
-        Ok(Self { dockerfile, directory, _temporary: Some(empty) })
+        if args.file.is_some() {
+            let message = "what is read is a Dockerfile, not an archive of a directory; leave out --file";
+            return Err(Failure::input(message));
+        }
+        let dockerfile = text("Dockerfile", io::Cursor::new(start).chain(stream))?;
+        Ok(Self { dockerfile, directory: Directory::whole(tree), _temporary: Some(temporary) })
     }
 
     /// The named contexts.
@@ -121,16 +164,16 @@ fn read(path: &Path) -> Result<Option<SourceText>, Failure> {
     match std::fs::File::open(path) {
         Ok(file) if file.metadata()?.is_dir() => Ok(None),
         Ok(file) => text(&path.display().to_string(), file).map(Some),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Failure::input(format!("cannot read `{}`: {error}", path.display()))),
     }
 }
 
 fn read_stdin(name: &str) -> Result<SourceText, Failure> {
-    text(name, std::io::stdin().lock())
+    text(name, io::stdin().lock())
 }
 
-fn text(name: &str, reader: impl std::io::Read) -> Result<SourceText, Failure> {
+fn text(name: &str, reader: impl Read) -> Result<SourceText, Failure> {
     let mut bytes = Vec::new();
     reader.take(MOST + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MOST {

@@ -8,7 +8,7 @@ use quern_spec::diagnostic::Diagnostics;
 use quern_spec::dockerfile::{CopyStep, SourcePath, Unpack};
 
 use super::{Lowering, Outside, State};
-use crate::image::ops::{Action, Copy, FileOp, Source, Sources};
+use crate::image::ops::{Action, Copy, FileOp, GitOp, HttpOp, Source, Sources};
 
 impl Lowering<'_> {
     pub(super) fn copy(
@@ -21,6 +21,9 @@ impl Lowering<'_> {
         let below = if copy.link { self.scratch() } else { state.root };
         let mut inputs = vec![below];
         let mut actions = self.local(copy, name, &mut inputs, diagnostics)?;
+        for source in &copy.sources {
+            actions.extend(self.remote(copy, source, name, &mut inputs));
+        }
         for file in &copy.files {
             let (path, name) = (copy.dest.clone(), file.path.clone());
             let mode = copy.chmod.as_ref().map_or(0o644, |chmod| chmod.apply(0o644, false));
@@ -77,5 +80,38 @@ impl Lowering<'_> {
             mode: copy.chmod.clone(),
             unpack: copy.unpack != Unpack::Never,
         })])
+    }
+
+    /// A source of the network, fetched by a vertex of its own.
+    fn remote(
+        &mut self,
+        copy: &CopyStep,
+        source: &SourcePath,
+        name: &str,
+        inputs: &mut Vec<VertexRef>,
+    ) -> Option<Action> {
+        let tools = Arc::clone(&self.around.tools);
+        let (vertex, path, unpack) = match source {
+            SourcePath::Local(_) => return None,
+            SourcePath::Http(address) => {
+                let op = HttpOp::new(&tools, address, copy.checksum.as_deref());
+                let path = PathBuf::from(op.file_name());
+                (self.add(op, &format!("{name} (fetch)"), &[]), path, copy.unpack == Unpack::All)
+            }
+            SourcePath::Git(git) => {
+                let keep = copy.keep_git_dir.unwrap_or(false);
+                let op = GitOp::new(&tools, git, copy.checksum.as_deref(), keep);
+                (self.add(op, &format!("{name} (clone)"), &[]), PathBuf::from("/"), false)
+            }
+        };
+        inputs.push(vertex);
+        Some(Action::Copy(Copy {
+            from: Source::Input(inputs.len() - 1),
+            sources: Sources { paths: vec![path], exclude: copy.exclude.clone(), parents: false },
+            dest: copy.dest.clone(),
+            owner: copy.chown.clone(),
+            mode: copy.chmod.clone(),
+            unpack,
+        }))
     }
 }
