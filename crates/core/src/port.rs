@@ -169,7 +169,7 @@ pub trait Workspace: Send + Sync {
     fn take(&self, scratch: &Path) -> Result<ContentRef, PortError>;
     /// Disposes of a scratch directory without reading it.
     fn discard(&self, scratch: &Path);
-    /// The directory of a named cache mount, shared by all who name it.
+    /// The directory of a named cache mount, shared by all who name it. What lies in it is the executor's.
     fn cache_dir(&self, id: &str) -> Result<PathBuf, PortError>;
 }
 

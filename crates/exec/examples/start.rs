@@ -1,4 +1,7 @@
-//! Measures the start of a step: `start ROOTFS COUNT [none|host] [WORKERS]` prints the microseconds of each start.
+//! Measures the start of a step: `start ROOTFS COUNT [none|host|build] [WORKERS]` prints the microseconds of each start.
+//!
+//! `none` and `host` are the network of a step that changes nothing; `build` is a step with a root to change, and its
+//! layer is kept.
 //!
 //! ROOTFS is an unpacked image with /bin/true. Everything that is paid per step is included: the message to the
 //! launcher, an output directory, and giving it back.
@@ -74,7 +77,8 @@ impl Observer for Deaf {
     fn line(&self, _: Stream, _: &[u8]) {}
 }
 
-fn step(network: Network) -> Step {
+fn step(kind: &str) -> Step {
+    let builds = kind == "build";
     Step {
         argv: vec!["/bin/true".into()],
         env: BTreeMap::new(),
@@ -82,12 +86,12 @@ fn step(network: Network) -> Step {
         user: None,
         stdin: Vec::new(),
         image: Digest::of(b"bench"),
-        root: RootAccess::ReadOnly,
+        root: if builds { RootAccess::Writable } else { RootAccess::ReadOnly },
         inputs: Vec::new(),
         mounts: Vec::new(),
-        network,
+        network: if kind == "host" { Network::Host } else { Network::None },
         platform: Platform::current(),
-        outputs: vec!["/pfs/out".into()],
+        outputs: if builds { Vec::new() } else { vec!["/pfs/out".into()] },
         accept: Vec::new(),
         resources: Resources::default(),
         timeout: None,
@@ -102,13 +106,12 @@ fn main() -> ExitCode {
     let Some((rootfs, count)) =
         arguments.get(1).zip(arguments.get(2).and_then(|count| count.parse::<usize>().ok()))
     else {
-        eprintln!("usage: start ROOTFS COUNT [none|host] [WORKERS]");
+        eprintln!("usage: start ROOTFS COUNT [none|host|build] [WORKERS]");
         return ExitCode::from(2);
     };
-    let network =
-        if arguments.get(3).is_some_and(|word| word == "host") { Network::Host } else { Network::None };
+    let kind = arguments.get(3).map_or("none", String::as_str);
     let workers = arguments.get(4).and_then(|count| count.parse().ok()).unwrap_or(1);
-    match measure(Path::new(rootfs), count, network, workers) {
+    match measure(Path::new(rootfs), count, kind, workers) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -120,10 +123,11 @@ fn main() -> ExitCode {
 fn measure(
     rootfs: &Path,
     count: usize,
-    network: Network,
+    kind: &str,
     workers: usize,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let scratch = std::env::temp_dir().join(format!("quern-start-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
     let bench = Arc::new(Bench {
         rootfs: rootfs.canonicalize()?,
         scratch: scratch.clone(),
@@ -137,7 +141,7 @@ fn measure(
         launcher: std::env::current_exe()?,
         workers,
     })?;
-    let attempt = Attempt::first(step(network));
+    let attempt = Attempt::first(step(kind));
     let one = || -> Result<u128, PortError> {
         let start = Instant::now();
         let outcome = executor.run(&attempt, &Deaf, &Cancel::default())?;

@@ -75,12 +75,7 @@ pub(crate) fn nest(mounts: &mut [Placed], step: &Step) -> Result<(), ExecError> 
         this.nested = match holder.map(|holder| &holder.what) {
             None => standard_holder(target, step.root).is_some(),
             // In a read-only one the place must be there already, which is seen when the step starts.
-            Some(What::Tmpfs { .. } | What::Snapshot { .. }) => true,
-            Some(What::Bind { write: true, .. })
-                if !step.outputs.iter().any(|output| is_below(target, output)) =>
-            {
-                true
-            }
+            Some(What::Tmpfs { .. } | What::Snapshot { .. } | What::Cache { .. }) => true,
             Some(_) => return Err(no("it lies inside an input, an output or a secret")),
         };
     }
@@ -117,7 +112,7 @@ pub(crate) fn points(mounts: &[Placed], step: &Step) -> Vec<Point> {
     for placed in mounts.iter().filter(|placed| !placed.nested) {
         // Whether a snapshot shows a file is known when it is mounted.
         if !matches!(placed.what, What::Snapshot { .. }) {
-            let file = matches!(placed.what, What::Text { .. });
+            let file = matches!(placed.what, What::Text { .. } | What::Socket { .. });
             points.push(Point { path: placed.target.clone(), file });
         }
     }

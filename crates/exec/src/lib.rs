@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `local.rs` | the executor port: a worker is found, outputs are kept |
 //! | `plan.rs`, `checks.rs` | the step's names become places of this machine |
+//! | `cache.rs`, `relay.rs` | caches are waited for, and made; sockets are handed on |
 //! | `worker.rs`, `log.rs` | the order goes to a launcher, what the step says comes back |
 //! | `launcher.rs`, `root.rs` | the launcher prepares the root, follows the step and sweeps after it |
 //! | `sandbox.rs`, `init.rs` | it makes a sandbox, whose first process ends what a step leaves; or it takes the last one again |
@@ -37,7 +38,9 @@
 //! [`quern_core::port::Exit::OutOfMemory`], and processor time is not limited. A step that is root can leave
 //! setuid files in an output directory: keep the folder of those directories closed to other users.
 
+mod cache;
 mod checks;
+mod copy;
 mod devices;
 mod enter;
 mod filter;
@@ -54,6 +57,7 @@ mod own_root;
 mod plan;
 mod privilege;
 mod refusal;
+mod relay;
 mod root;
 mod sandbox;
 mod skeleton;

@@ -12,6 +12,8 @@ use quern_core::port::{
 use quern_core::step::Attempt;
 use rustix::fs::MemfdFlags;
 
+use crate::cache::Caches;
+use crate::checks::check;
 use crate::log::Log;
 use crate::order::{Cost, Reply};
 use crate::plan::{Plan, Ports};
@@ -80,9 +82,13 @@ impl LocalExecutor {
         observer: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<Outcome, ExecError> {
+        check(attempt)?;
+        // Before a worker, which others may need in order to give a cache back.
+        let workspace = self.options.workspace.as_ref();
+        let Some(caches) = Caches::hold(&attempt.step, workspace, cancel)? else { return Ok(not_run()) };
         let Some(mut worker) = self.worker(cancel)? else { return Ok(not_run()) };
         let start = Instant::now();
-        let plan = Plan::make(attempt, self.ports())?;
+        let plan = Plan::make(attempt, self.ports(), &caches)?;
         let stdin = in_memory(&attempt.step.stdin).map_err(ExecError::Talk)?;
         let mut log = Log::new(observer);
         let run = worker.worker.as_mut().expect("a lent worker is there until it is given back");

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,8 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, pivot_root};
 
-use crate::order::{File, Placed, Point, Upper, What};
+use crate::copy::copy_tree;
+use crate::order::{File, Fill, Placed, Point, Upper, What};
 use crate::own_root::Room;
 use crate::refusal::{Doing, Refusal};
 use crate::skeleton;
@@ -43,6 +44,14 @@ pub(crate) fn open_sources(mounts: &[Placed], mut room: Option<&mut Room>) -> Re
         What::Bind { source, write } => {
             detached(source, PLAIN | if *write { 0 } else { libc::MOUNT_ATTR_RDONLY }).map(Some)
         }
+        What::Cache { source, fill, .. } => {
+            if let Some(fill) = fill {
+                let room = room.as_mut().expect("a step with new caches has a room");
+                fill_cache(room, source, fill)?;
+            }
+            detached(source, PLAIN).map(Some)
+        }
+        What::Socket { source, .. } => detached(source, PLAIN).map(Some),
         What::Snapshot { layers, path, upper } => {
             let room = room.as_mut().expect("a step with snapshots has a room");
             open_snapshot(room, layers, path, upper.as_ref(), &placed.target).map(Some)
@@ -50,6 +59,31 @@ pub(crate) fn open_sources(mounts: &[Placed], mut room: Option<&mut Room>) -> Re
         _ => Ok(None),
     };
     mounts.iter().map(&mut open).collect()
+}
+
+/// Makes a cache of a directory of a snapshot; whoever is killed here leaves nothing under its name.
+fn fill_cache(room: &mut Room, source: &str, fill: &Fill) -> Result<(), Refusal> {
+    let doing = format_args!("filling a new cache with {} of a snapshot", fill.path);
+    let view = room.mount_view(&fill.layers, None)?;
+    let found = skeleton::open_in(&skeleton::open_root(&view)?, &names_of(&fill.path))
+        .ok_or(Errno::NOENT)
+        .doing(doing)?;
+    let (from, new) = (format!("/proc/self/fd/{}", found.as_raw_fd()), format!("{source}.new"));
+    match fs::remove_dir_all(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).doing(doing)?,
+        _ => {}
+    }
+    copy_tree(Path::new(&from), Path::new(&new)).doing(doing)?;
+    if let Some((user, group)) = fill.owner {
+        chown(&new, Some(user), Some(group)).doing(doing)?;
+    }
+    if let Some(mode) = fill.mode {
+        fs::set_permissions(&new, fs::Permissions::from_mode(mode & 0o7777)).doing(doing)?;
+    }
+    fs::rename(&new, source).doing(doing)?;
+    drop(found);
+    room.unmount_view(&view);
+    Ok(())
 }
 
 /// A part of a snapshot as a mount that nobody sees yet.
@@ -73,8 +107,7 @@ fn open_snapshot(
     let attributes = PLAIN | if upper.is_some() { 0 } else { libc::MOUNT_ATTR_RDONLY };
     sys::set_mount_attributes(&tree, attributes, false).doing(format_args!("protecting {target}"))?;
     if !alone {
-        // What was opened keeps it; a view of nothing is no mount.
-        let _ = unmount(&view, UnmountFlags::DETACH);
+        room.unmount_view(&view);
     }
     Ok(tree)
 }
@@ -206,16 +239,23 @@ pub(crate) fn mount_one(placed: &Placed, source: Source, payload: &[u8], user: &
         make_place(target, file)?;
     }
     match (&placed.what, source) {
-        (What::Bind { write, .. }, Some(tree)) => {
+        (What::Bind { write: give, .. } | What::Cache { give, .. }, Some(tree)) => {
             attach(&tree, target)?;
-            if *write && user.uid != 0 {
+            if *give && user.uid != 0 {
                 chown(target, Some(user.uid), Some(user.gid))
                     .doing(format_args!("giving {target} to the step's user"))?;
             }
             Ok(())
         }
         (What::Snapshot { .. }, Some(tree)) => attach(&tree, target),
-        (What::Bind { .. } | What::Snapshot { .. }, None) => {
+        (What::Socket { mode, owner, .. }, Some(tree)) => {
+            attach(&tree, target)?;
+            let (uid, gid) = owner.unwrap_or((user.uid, user.gid));
+            let doing = format_args!("giving {target} to its user");
+            chown(target, Some(uid), Some(gid)).doing(doing)?;
+            fs::set_permissions(target, fs::Permissions::from_mode(mode & 0o777)).doing(doing)
+        }
+        (What::Bind { .. } | What::Cache { .. } | What::Snapshot { .. } | What::Socket { .. }, None) => {
             unreachable!("sources are opened for all of them")
         }
         (What::Files(files), _) => {

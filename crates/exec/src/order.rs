@@ -143,6 +143,15 @@ pub(crate) enum What {
         /// Whether the step may write; it then owns the directory.
         write: bool,
     },
+    /// A directory that outlives the step, which may write to it.
+    Cache {
+        /// Which.
+        source: String,
+        /// What it is made of before; it is there already if absent.
+        fill: Option<Fill>,
+        /// Whether it belongs to the step's user.
+        give: bool,
+    },
     /// A file or directory of a snapshot.
     Snapshot {
         /// The directories of its layers, lowest first.
@@ -151,6 +160,15 @@ pub(crate) enum What {
         path: String,
         /// Where changes go; read-only if absent.
         upper: Option<Upper>,
+    },
+    /// A socket of this process.
+    Socket {
+        /// Where it is.
+        source: String,
+        /// Permission bits.
+        mode: u32,
+        /// User and group number, the step's user if absent.
+        owner: Option<(u32, u32)>,
     },
     /// Files in memory, read-only.
     Files(Vec<File>),
@@ -168,6 +186,19 @@ pub(crate) enum What {
         /// User and group number, the step's user if absent.
         owner: Option<(u32, u32)>,
     },
+}
+
+/// What a cache holds at first.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Fill {
+    /// The directories of a snapshot's layers, lowest first.
+    pub layers: Vec<String>,
+    /// A directory of it, from its root.
+    pub path: String,
+    /// Owner of the whole, as in the snapshot if absent.
+    pub owner: Option<(u32, u32)>,
+    /// Permission bits of the whole, as in the snapshot if absent.
+    pub mode: Option<u32>,
 }
 
 /// An entry of [`What::Files`], relative to its place; parents first.

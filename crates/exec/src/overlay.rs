@@ -1,5 +1,6 @@
 //! Overlay mounts, in the one form whose layers can be moved, packed and put under other layers.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fmt::Write as _;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -31,9 +32,13 @@ pub(crate) fn mount_overlay(
 ) -> Result<(), Refusal> {
     let mut open = Vec::with_capacity(lowers.len() + 2);
     let mut options = String::from("lowerdir=");
-    for (place, dir) in lowers.iter().enumerate() {
-        let between = if place == 0 { "" } else { ":" };
-        let _ = write!(options, "{between}{}", name(open_dir(dir.as_ref())?, &mut open));
+    let mut seen = BTreeSet::new();
+    for dir in lowers.iter().map(AsRef::as_ref) {
+        // A layer adds nothing below itself, and the kernel refuses one that comes twice.
+        if seen.insert(dir) {
+            let between = if seen.len() == 1 { "" } else { ":" };
+            let _ = write!(options, "{between}{}", name(open_dir(dir)?, &mut open));
+        }
     }
     let mut flags = MountFlags::NODEV;
     match upper {

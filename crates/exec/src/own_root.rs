@@ -80,7 +80,7 @@ impl Room {
         Ok(root)
     }
 
-    /// Mounts the layers of a snapshot (lowest first) for a look inside; the caller unmounts it.
+    /// Mounts the layers of a snapshot (lowest first) for a look inside, until [`Room::unmount_view`].
     pub fn mount_view(&mut self, layers: &[String], upper: Option<&Upper>) -> Result<PathBuf, Refusal> {
         self.views += 1;
         let view = self.new_dir(&format!("view-{}", self.views))?;
@@ -94,6 +94,12 @@ impl Room {
             mount_overlay(&lowers, upper, &view, self.in_user_namespace)?;
         }
         Ok(view)
+    }
+
+    /// Unmounts a view; what was opened of it keeps it.
+    pub fn unmount_view(&self, view: &Path) {
+        // A view of nothing is no mount.
+        let _ = unmount(view, UnmountFlags::DETACH);
     }
 }
 

@@ -4,14 +4,18 @@ use std::any::Any;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use quern_core::port::{DraftLayer, Images, InlineEntry, Layers, Presented, RootLayout, Workspace};
+use quern_core::port::{
+    DraftLayer, Images, InlineEntry, Layers, PortError, Presented, RootLayout, Workspace,
+};
 use quern_core::step::{Attempt, Input, Mount, Network, RootAccess};
 use quern_core::{ContentRef, Digest};
 
-use crate::checks::{Holder, check, holder, is_below, nest, points};
+use crate::cache::Caches;
+use crate::checks::{Holder, holder, is_below, nest, points};
 use crate::mounts::NAME_SERVICE;
-use crate::order::{File, Limits, Order, Placed, Point, Root, Span, Upper, What};
+use crate::order::{File, Fill, Limits, Order, Placed, Point, Root, Span, Upper, What};
 use crate::refusal::ExecError;
+use crate::relay::Relay;
 
 /// Processes of a step that asks for no number: more than any build uses, few enough to end them quickly.
 const DEFAULT_PIDS: u64 = 4096;
@@ -52,6 +56,10 @@ pub(crate) struct Results<'a> {
     root: Option<DraftLayer>,
     /// What it changes elsewhere, which is never kept.
     thrown_away: Vec<DraftLayer>,
+    /// What hands its sockets on.
+    relays: Vec<Relay>,
+    /// The directories of those.
+    rooms: Vec<PathBuf>,
 }
 
 impl Results<'_> {
@@ -72,7 +80,8 @@ impl Results<'_> {
 
 impl Drop for Results<'_> {
     fn drop(&mut self) {
-        for dir in &self.outputs {
+        self.relays.clear();
+        for dir in self.outputs.iter().chain(&self.rooms) {
             self.ports.workspace.discard(dir);
         }
         for draft in self.root.take().into_iter().chain(self.thrown_away.drain(..)) {
@@ -82,11 +91,17 @@ impl Drop for Results<'_> {
 }
 
 impl<'a> Plan<'a> {
-    /// Checks an attempt and asks the ports for its places.
-    pub fn make(attempt: &Attempt, ports: Ports<'a>) -> Result<Self, ExecError> {
-        check(attempt)?;
-        let results = Results { ports, outputs: Vec::new(), root: None, thrown_away: Vec::new() };
-        let mut places = Places { ports, results, payload: Vec::new(), leases: Vec::new() };
+    /// Asks the ports for the places of an attempt that makes sense.
+    pub fn make(attempt: &Attempt, ports: Ports<'a>, caches: &'a Caches) -> Result<Self, ExecError> {
+        let results = Results {
+            ports,
+            outputs: Vec::new(),
+            root: None,
+            thrown_away: Vec::new(),
+            relays: Vec::new(),
+            rooms: Vec::new(),
+        };
+        let mut places = Places { ports, caches, results, payload: Vec::new(), leases: Vec::new() };
         let step = attempt.step.as_ref();
         let root = places.root(&step.image, step.root)?;
         let mut mounts = Vec::new();
@@ -103,7 +118,9 @@ impl<'a> Plan<'a> {
             places.name_service(step.network, &mut mounts);
         }
         mounts.sort_by(|a, b| a.target.cmp(&b.target));
-        let has_snapshots = mounts.iter().any(|placed| matches!(placed.what, What::Snapshot { .. }));
+        let has_snapshots = mounts
+            .iter()
+            .any(|placed| matches!(placed.what, What::Snapshot { .. } | What::Cache { fill: Some(_), .. }));
         let root = match root {
             Root::Layers(layers) if has_snapshots => Root::Own { layers, upper: None },
             Root::Host { .. } if has_snapshots => {
@@ -122,6 +139,7 @@ impl<'a> Plan<'a> {
 /// What is found and made on the way to an order.
 struct Places<'a> {
     ports: Ports<'a>,
+    caches: &'a Caches,
     results: Results<'a>,
     payload: Vec<u8>,
     leases: Vec<Lease>,
@@ -170,9 +188,7 @@ impl Places<'_> {
     fn mount(&mut self, mount: &Mount, attempt: &Attempt) -> Result<What, ExecError> {
         Ok(match mount {
             Mount::Snapshot { snapshot, path, writable, .. } => self.snapshot(snapshot, path, *writable)?,
-            Mount::Cache { id, .. } => {
-                What::Bind { source: text(&self.ports.workspace.cache_dir(id)?)?, write: true }
-            }
+            Mount::Cache { .. } => self.cache(mount)?,
             Mount::Tmpfs { size, .. } => What::Tmpfs { size: *size },
             Mount::Secret { name, mode, owner, .. } => {
                 let value = attempt.secrets.get(name).ok_or_else(|| {
@@ -180,18 +196,23 @@ impl Places<'_> {
                 })?;
                 self.text(value, *mode, *owner)
             }
-            Mount::Socket { .. } => {
-                return Err(ExecError::Invalid("sockets cannot be mounted yet".into()));
+            Mount::Socket { name, mode, owner, .. } => {
+                let to = attempt.sockets.get(name).ok_or_else(|| {
+                    ExecError::Invalid(format!("nobody said where the socket `{name}` is; forward one"))
+                })?;
+                let dir = self.ports.workspace.scratch()?;
+                self.results.rooms.push(dir.clone());
+                let relay = Relay::start(&dir, to)
+                    .map_err(|error| PortError::io(format!("handing on the socket `{name}`"), error))?;
+                let source = text(&relay.path)?;
+                self.results.relays.push(relay);
+                What::Socket { source, mode: *mode, owner: *owner }
             }
         })
     }
 
     fn snapshot(&mut self, snapshot: &Digest, path: &str, writable: bool) -> Result<What, ExecError> {
-        let rootfs = self.ports.images.rootfs(snapshot)?;
-        self.leases.push(rootfs.lease);
-        let RootLayout::Layers(layers) = rootfs.layout else {
-            return Err(ExecError::Invalid("the machine's own root is no snapshot to be mounted".into()));
-        };
+        let layers = self.layers_of(snapshot)?;
         let upper = if writable {
             let draft = self.ports.layers.begin()?;
             let upper = Results::upper(&draft);
@@ -200,7 +221,31 @@ impl Places<'_> {
         } else {
             None
         };
-        Ok(What::Snapshot { layers: texts(&layers)?, path: path.to_owned(), upper })
+        Ok(What::Snapshot { layers, path: path.to_owned(), upper })
+    }
+
+    fn layers_of(&mut self, snapshot: &Digest) -> Result<Vec<String>, ExecError> {
+        let rootfs = self.ports.images.rootfs(snapshot)?;
+        self.leases.push(rootfs.lease);
+        match rootfs.layout {
+            RootLayout::Layers(layers) => texts(&layers),
+            RootLayout::Host { .. } => {
+                Err(ExecError::Invalid("the machine's own root is no snapshot to be mounted".into()))
+            }
+        }
+    }
+
+    fn cache(&mut self, mount: &Mount) -> Result<What, ExecError> {
+        let Mount::Cache { seed, owner, mode, .. } = mount else { unreachable!("the caller looked") };
+        let held = self.caches.of(mount);
+        let fill = match seed {
+            Some((snapshot, path)) if held.is_new => {
+                let layers = self.layers_of(snapshot)?;
+                Some(Fill { layers, path: path.clone(), owner: *owner, mode: *mode })
+            }
+            _ => None,
+        };
+        Ok(What::Cache { source: text(&held.data)?, fill, give: owner.is_none() && seed.is_none() })
     }
 
     fn text(&mut self, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> What {

@@ -67,6 +67,16 @@ impl Lab {
         Self { dir, room, layers, executor }
     }
 
+    /// Puts a static C program into the busybox image.
+    pub fn program(&self, name: &str, source: &str) -> PathBuf {
+        let (text, program) =
+            (self.dir.path().join(format!("{name}.c")), self.room.image("busybox").join("bin").join(name));
+        fs::write(&text, source).unwrap();
+        let made = std::process::Command::new("cc").arg("-static").arg("-o").args([&program, &text]).status();
+        assert!(made.expect("these tests need a C compiler").success());
+        program
+    }
+
     /// The launchers that run for this lab.
     pub fn launchers(&self) -> Vec<i32> {
         let program = self.dir.path().join("launcher");

@@ -27,3 +27,4 @@ mod lab;
 mod limits;
 mod ordinary_user;
 mod sees;
+mod shown;

@@ -9,7 +9,7 @@ use std::process::Command;
 use quern_exec::{ExecError, Refusal};
 
 use crate::lab::{Lab, as_root, launcher};
-use crate::{again, changes, ends, escapes, limits, sees};
+use crate::{again, changes, ends, escapes, limits, sees, shown};
 
 /// The user `nobody`.
 const ORDINARY: u32 = 65534;
@@ -20,15 +20,16 @@ fn the_suite_as_an_ordinary_user() {
         as_nobody("ordinary_user::the_suite_as_an_ordinary_user", &[]);
         return;
     }
-    let failed: Vec<&str> = [again::ALL, changes::ALL, ends::ALL, escapes::ALL, limits::ALL, sees::ALL]
-        .into_iter()
-        .flatten()
-        .filter(|(name, check)| {
-            println!("{name}");
-            catch_unwind(|| check(&Lab::new(1))).is_err()
-        })
-        .map(|(name, _)| *name)
-        .collect();
+    let failed: Vec<&str> =
+        [again::ALL, changes::ALL, ends::ALL, escapes::ALL, limits::ALL, sees::ALL, shown::ALL]
+            .into_iter()
+            .flatten()
+            .filter(|(name, check)| {
+                println!("{name}");
+                catch_unwind(|| check(&Lab::new(1))).is_err()
+            })
+            .map(|(name, _)| *name)
+            .collect();
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
