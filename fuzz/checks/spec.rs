@@ -2,7 +2,11 @@
 //!
 //! The fuzz targets run these on generated texts, `crates/spec/tests/corpus.rs` on the corpus.
 
-use quern_spec::diagnostic::{Diagnostics, Plain, render, report};
+use quern_spec::diagnostic::{Diagnostics, Plain, Severity, render, report};
+use quern_spec::dockerfile::{
+    BaseConfig, DockerIgnore, Dockerfile, Instruction, Kind as Meaning, Origin, Platform, Request, Scope,
+    Word, expand, parse_dockerfile, plan_stages,
+};
 use quern_spec::glob::{Compat, Glob, clean};
 use quern_spec::pachignore::PachIgnore;
 use quern_spec::pachyderm::parse_pipelines_with;
@@ -86,6 +90,110 @@ pub fn pachignore(text: &str) {
         let (ignore, diagnostics) = PachIgnore::parse(&source, compat);
         check_diagnostics(&diagnostics, &source);
         ignore.is_ignored("src/main.py");
+    }
+}
+
+/// Any Dockerfile is read or refused; every place lies in the text; what is read can be planned and
+/// carried out or is refused with a reason.
+pub fn dockerfile(text: &str) {
+    let source = SourceText::new("Dockerfile", text);
+    let (dockerfile, diagnostics) = parse_dockerfile(&source);
+    check_diagnostics(&diagnostics, &source);
+    check_words(&dockerfile, text);
+    if diagnostics.has_errors() {
+        return;
+    }
+    let mut request = Request::new(Platform::new("linux", "amd64", ""));
+    request.all_stages = true;
+    request.build_args.insert("A".to_owned(), "b c".to_owned());
+    let (plan, mut problems) = plan_stages(&dockerfile, &request);
+    assert_eq!(plan.is_none(), problems.has_errors());
+    let Some(mut plan) = plan else { return check_diagnostics(&problems, &source) };
+    problems.extend(plan.add_triggers(0, &["RUN <<é\n$A\né".to_owned(), text.to_owned()]));
+    let mut scopes: Vec<Option<Scope>> = vec![None; plan.stages.len()];
+    for index in plan.order.clone() {
+        let stage = &plan.stages[index];
+        let mut scope = match stage.base {
+            Origin::Stage(base) => scopes[base].as_ref().expect("stages come after their bases").child(),
+            _ => plan.scope(&BaseConfig::default()),
+        };
+        for instruction in &stage.instructions {
+            let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+            let full = problems.is_full();
+            let step = scope.apply(instruction, &mut problems);
+            let more = problems.iter().filter(|problem| problem.severity == Severity::Error).count() > errors;
+            assert!(step.is_some() || more || full, "{instruction:?} is refused without a reason");
+        }
+        assert!(scope.working_dir().starts_with('/'));
+        scopes[index] = Some(scope);
+    }
+    check_diagnostics(&problems, &source);
+}
+
+/// The words of a file, but those of JSON arrays, stand where they say; continuations may lie inside.
+fn check_words(dockerfile: &Dockerfile, text: &str) {
+    for stage in &dockerfile.stages {
+        check_span(stage.span, text);
+        check_word(&stage.base, text);
+        for instruction in &stage.instructions {
+            check_instruction(instruction, text);
+        }
+    }
+}
+
+fn check_instruction(instruction: &Instruction, text: &str) {
+    check_span(instruction.span, text);
+    check_word(&instruction.keyword, text);
+    match &instruction.kind {
+        Meaning::Env(pairs) | Meaning::Label(pairs) => pairs.iter().for_each(|pair| {
+            check_word(&pair.key, text);
+            check_word(&pair.value, text);
+        }),
+        Meaning::Workdir(word) | Meaning::User(word) => check_word(word, text),
+        Meaning::Copy(transfer) | Meaning::Add(transfer) => {
+            transfer.heredocs.iter().for_each(|heredoc| check_span(heredoc.span, text));
+            transfer.sources.iter().chain([&transfer.dest]).for_each(|word| check_span(word.span, text));
+        }
+        Meaning::Onbuild(onbuild) => check_instruction(&onbuild.trigger, text),
+        _ => {}
+    }
+}
+
+fn check_word(word: &Word, text: &str) {
+    check_span(word.span, text);
+    let there = &text[word.span.start..word.span.end];
+    assert!(there == word.value || there.contains('\n'), "{word:?} is {there:?}");
+}
+
+/// The first line is a word, the rest values of variables: expansion never panics, and splitting into
+/// words loses nothing but white space.
+pub fn dockerfile_word(text: &str) {
+    let (word, values) = text.split_once('\n').unwrap_or((text, ""));
+    let names = ["A", "B", "C"].map(str::to_owned);
+    let variables: std::collections::BTreeMap<String, String> =
+        names.into_iter().zip(values.split('\n').map(str::to_owned)).collect();
+    for escape in ['\\', '`'] {
+        if let Ok(found) = expand::expand(word, &variables, escape) {
+            let kept = |text: &str| text.chars().filter(|c| !c.is_whitespace()).collect::<String>();
+            assert_eq!(kept(&found.text), kept(&found.words.concat()));
+        }
+    }
+}
+
+/// The last line is a path, the others an ignore file: a walk that prunes finds what a question finds.
+pub fn dockerignore(text: &str) {
+    let (lines, path) = text.rsplit_once('\n').unwrap_or(("", text));
+    let source = SourceText::new(".dockerignore", lines);
+    let (ignore, diagnostics) = DockerIgnore::parse(&source);
+    check_diagnostics(&diagnostics, &source);
+    let found = ignore.is_ignored(path);
+    let mut dir = ignore.root();
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        assert!(!dir.takes_all() || !found);
+        match dir.visit(name).below {
+            Some(below) => dir = below,
+            None => return assert!(found),
+        }
     }
 }
 

@@ -19,6 +19,21 @@ fn replay(target: &str, check: fn(&str)) {
 }
 
 #[test]
+fn dockerfile() {
+    replay("spec_dockerfile", checks::dockerfile);
+}
+
+#[test]
+fn dockerfile_word() {
+    replay("spec_dockerfile_word", checks::dockerfile_word);
+}
+
+#[test]
+fn dockerignore() {
+    replay("spec_dockerignore", checks::dockerignore);
+}
+
+#[test]
 fn documents() {
     replay("spec_documents", checks::documents);
 }
