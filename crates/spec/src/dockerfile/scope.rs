@@ -24,7 +24,7 @@ const MAX_ENVIRONMENT: usize = 16 << 20;
 /// Most bytes that the instructions of a stage may expand to.
 const MAX_EXPANDED: usize = 256 << 20;
 /// Most names that are looked through for a hint.
-const MAX_HINTS: usize = 1000;
+const MAX_HINTS: usize = 200;
 /// Arguments that speak to the builder and no command sees.
 const NOT_FOR_COMMANDS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 

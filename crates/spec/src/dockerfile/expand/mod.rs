@@ -21,7 +21,7 @@ use pattern::Pattern;
 /// Most levels of `${a:-${b:-...}}`.
 const MAX_DEPTH: usize = 64;
 /// Most bytes that the variables of one text may give.
-const MAX_SUBSTITUTED: usize = 16 << 20;
+const MAX_SUBSTITUTED: usize = 4 << 20;
 
 /// Where the values of variables come from.
 pub trait Variables {
