@@ -5,6 +5,7 @@
 //! with the operations of [`ops`]; [`image_of`](ImageBuilder::image_of) makes an image of snapshot and config. What becomes of the image is
 //! up to the caller ([`crate::images`]).
 
+pub mod cache;
 pub mod config;
 pub mod context;
 pub mod git;

@@ -1,5 +1,6 @@
 //! `quern build`: an image from a Dockerfile.
 
+mod cache;
 mod context;
 mod options;
 mod output;
@@ -36,6 +37,9 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     if args.check {
         return check(&request);
     }
+    let images = home.image_store()?;
+    let sources = cache::Sources::open(&images, args)?;
+    let targets = cache::Target::all(args)?;
     let cancel = interruptible()?;
     let reporter = Arc::new(BuildReporter::new(if args.quiet {
         crate::args::Progress::Quiet
@@ -43,16 +47,17 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
         home.global.progress
     }));
     let builder = home.image_builder(Arc::clone(&reporter) as _)?;
-    let built = builder.build(&request, Vec::new(), &cancel);
-    let made = built.and_then(|built| {
-        let epoch = epoch(&request)?;
-        let (record, config) = builder.image_of(&built, epoch)?;
-        Ok((built, record, config))
-    });
-    drop(builder);
-    drop(Arc::try_unwrap(reporter));
-    let (built, record, config) = made.map_err(failed)?;
+    let built = builder.build(&request, sources.managers(), &cancel);
+    reporter.finish();
+    sources.report();
+    let mut built = built.map_err(failed)?;
     show(&built.warnings, &request.dockerfile);
+    cache::inline(&images, &mut built, &targets)?;
+    let epoch = epoch(&request).map_err(failed)?;
+    let (record, config) = builder.image_of(&built, epoch).map_err(|error| failed(error.into()))?;
+    for target in &targets {
+        target.export(&images, &built)?;
+    }
     deliver(home, args, &outputs, &names, &Made { built, record, config })
 }
 

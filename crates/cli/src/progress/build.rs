@@ -21,7 +21,7 @@ const TAIL: usize = 5;
 pub struct BuildReporter {
     screen: Arc<Mutex<Screen>>,
     stop: Arc<AtomicBool>,
-    ticker: Option<JoinHandle<()>>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl BuildReporter {
@@ -54,7 +54,19 @@ impl BuildReporter {
                 }
             })
         });
-        Self { screen, stop, ticker }
+        Self { screen, stop, ticker: Mutex::new(ticker) }
+    }
+
+    /// Shows the end; what is printed from now on stands below.
+    pub fn finish(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ticker) = ticker {
+            ticker.thread().unpark();
+            // A panic of the ticker has been printed already and must not hide the command's own result.
+            let _ = ticker.join();
+            lock(&self.screen).redraw(true);
+        }
     }
 }
 
@@ -66,13 +78,7 @@ impl Sink for BuildReporter {
 
 impl Drop for BuildReporter {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(ticker) = self.ticker.take() {
-            ticker.thread().unpark();
-            // A panic of the ticker has been printed already and must not hide the command's own result.
-            let _ = ticker.join();
-            lock(&self.screen).redraw(true);
-        }
+        self.finish();
     }
 }
 

@@ -13,10 +13,10 @@ use quern_core::step::Platform;
 use quern_core::{Digest, Version};
 use quern_oci::archive::ArchiveError;
 use quern_oci::blob::{Blob, BlobError};
-use quern_oci::document::{self, Descriptor, ImageConfig, InvalidDocument};
-use quern_oci::image::{Image, ImageProblem, Source};
+use quern_oci::document::{self, Descriptor, Document, ImageConfig, InvalidDocument};
+use quern_oci::image::{Image, ImageProblem, Source, Stored, StoredError};
 use quern_oci::layer::{InvalidCompression, LayerReader};
-use quern_oci::registry::{Registry, Transfer, TransferError};
+use quern_oci::registry::{Registry, RegistryError, Transfer, TransferError};
 use quern_oci::unpack::{UnpackError, Unpacker, chain_id};
 use quern_oci::{InvalidReference, Layout, LayoutError, Limits, Reference, UnpackOptions};
 use quern_store::layers::{LayerStore, ObtainError, Times};
@@ -92,6 +92,9 @@ pub enum ImageError {
     /// A registry did not do what was asked.
     #[error(transparent)]
     Registry(#[from] TransferError),
+    /// What the store has of it is not whole.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
     /// A layer cannot be packed.
     #[error(transparent)]
     Pack(Box<PackError>),
@@ -246,6 +249,59 @@ impl ImageStore {
         self.with_config(record)
     }
 
+    /// Takes in the blobs of layers from a place.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn take_layers<S: Source>(&self, place: &S, layers: &[ImageLayer]) -> Result<(), ImageError>
+    where
+        ImageError: From<S::Error>,
+    {
+        layers
+            .iter()
+            .filter_map(|layer| layer.blob.as_ref())
+            .try_for_each(|blob| self.take_blob(place, blob))?;
+        Ok(self.note_blobs(layers)?)
+    }
+
+    /// Layers whose blobs are here as layers on disk.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn layers_on_disk(&self, layers: Vec<ImageLayer>, cancel: &Cancel) -> Result<Snapshot, ImageError> {
+        let id = Digest::of(b"");
+        let since = self.clock.now();
+        let record = ImageRecord {
+            format: Version,
+            id,
+            manifest: None,
+            layers,
+            snapshot: None,
+            epoch: None,
+            origin: None,
+            since,
+        };
+        self.unpacked(&record, cancel)
+    }
+
+    /// The registries.
+    pub fn registry(&self) -> &dyn Registry {
+        &*self.registry
+    }
+
+    /// The store as a place of images.
+    pub fn stored(&self) -> Stored<'_> {
+        Stored { blobs: &*self.blobs, document_limit: self.limits.document }
+    }
+
+    /// Keeps a document.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn put_document(&self, document: &Document) -> Result<(), PortError> {
+        self.blobs.put(&document.bytes).map(drop)
+    }
+
     /// Remembers which blobs hold which layers, for images that are built on them.
     pub(super) fn note_blobs(&self, layers: &[ImageLayer]) -> Result<(), PortError> {
         port::write(&*self.meta, |w| {
@@ -369,6 +425,12 @@ impl ImageStore {
             known.extend(new);
         }
         Ok(layers.iter().map(|id| known[id].clone()).collect())
+    }
+}
+
+impl From<RegistryError> for ImageError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error.into())
     }
 }
 

@@ -6,16 +6,17 @@ use std::num::NonZero;
 
 use quern_core::port::{self, Layers as _, PortError};
 use quern_core::step::Platform;
-use quern_core::{ContentRef, Digest};
+use quern_core::{ContentRef, Digest, Version};
 use quern_oci::Limits;
 use quern_oci::document::{Descriptor, Document, Format, Manifest};
-use quern_oci::image::Stored;
+use quern_oci::image::{Layer, Stored};
 use quern_oci::layer::{Codec, Compression};
 use quern_oci::save::{Archived, Entry, save};
 
 use super::pack::{PackError, pack};
 use super::records::{self, ImageLayer, ImageRecord};
 use super::store::{ImageError, ImageStore, KnownImage, times};
+use crate::image::Snapshot;
 
 /// How an image is written.
 #[derive(Debug, Clone)]
@@ -68,6 +69,35 @@ impl ImageStore {
         document.descriptor.platform = Some(image.config.platform.clone());
         self.blobs.put(&document.bytes)?;
         Ok(document)
+    }
+
+    /// A blob for each image layer of a snapshot, made now where there is none.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn blobs_of(&self, snapshot: &Snapshot, form: &Form) -> Result<Vec<Layer>, ImageError> {
+        let described =
+            self.describe(snapshot.layers(), None).map_err(|error| ImageError::Pack(Box::new(error)))?;
+        let diff_ids: Vec<Digest> = described.into_iter().flat_map(|layer| layer.diff_ids).collect();
+        let layers = diff_ids.iter().map(|diff_id| ImageLayer { diff_id: *diff_id, blob: None }).collect();
+        let (id, since) = (Digest::of(b""), self.clock.now());
+        let snapshot = Some(snapshot.layers().to_vec());
+        let record = ImageRecord {
+            format: Version,
+            id,
+            manifest: None,
+            layers,
+            snapshot,
+            epoch: None,
+            origin: None,
+            since,
+        };
+        let blobs = self.layer_blobs(&record, form)?;
+        Ok(blobs
+            .into_iter()
+            .zip(diff_ids)
+            .map(|(descriptor, diff_id)| Layer { descriptor, diff_id })
+            .collect())
     }
 
     /// A blob for each layer, made now where there is none, several at a time.

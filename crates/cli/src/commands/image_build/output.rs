@@ -136,21 +136,26 @@ impl Output {
     }
 }
 
-fn form(fields: &mut Fields, docker: bool) -> Result<Form, Failure> {
+/// How layers are compressed.
+pub fn compression(fields: &mut Fields, form: Form) -> Result<Form, Failure> {
     let codec = fields.take(&["compression"]).map_or(Ok(Codec::Gzip), |text| text.parse());
     let codec = codec.map_err(|error| fields.wrong(&format!("{error}")))?;
     let level = fields.take(&["compression-level"]);
     let level = level.map(|level| level.parse().map_err(|_| fields.wrong("`compression-level` is a number")));
-    let oci = fields.flag("oci-mediatypes", !docker)?;
-    // Times are rewritten whenever there is an epoch.
-    let _ = (fields.flag("rewrite-timestamp", true)?, fields.flag("tar", true)?);
     Ok(Form {
-        format: if oci { Format::Oci } else { Format::Docker },
         codec,
         level: level.transpose()?,
         recompress: fields.flag("force-compression", false)?,
-        ..Form::default()
+        ..form
     })
+}
+
+fn form(fields: &mut Fields, docker: bool) -> Result<Form, Failure> {
+    let oci = fields.flag("oci-mediatypes", !docker)?;
+    // Times are rewritten whenever there is an epoch.
+    let _ = (fields.flag("rewrite-timestamp", true)?, fields.flag("tar", true)?);
+    let format = if oci { Format::Oci } else { Format::Docker };
+    compression(fields, Form { format, ..Form::default() })
 }
 
 /// Writes to a file, which appears at once and whole, or to standard output.
