@@ -296,7 +296,9 @@ impl Parser {
     fn unknown_instruction(&mut self, keyword: &Word) {
         let message = format!("unknown instruction `{}`", keyword.value);
         let problem = Diagnostic::error("unknown-instruction", keyword.span, message);
-        self.diagnostics.push(match closest(keyword, &INSTRUCTIONS) {
+        // Problems past the limit are only counted, so their hints are not looked for.
+        let close = if self.diagnostics.is_full() { None } else { closest(keyword, &INSTRUCTIONS) };
+        self.diagnostics.push(match close {
             Some(close) => problem.help(format!("did you mean `{close}`?")),
             None => problem.help("a line that continues the one before needs `\\` at the end of that"),
         });
