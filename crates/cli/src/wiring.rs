@@ -13,9 +13,8 @@ use quern_engine::image::ops::Tools;
 use quern_engine::image::rootfs::SnapshotRoots;
 use quern_engine::images::ImageStore;
 use quern_engine::lease::Owner;
-use quern_engine::results::Results;
+use quern_engine::results::{self, Results};
 use quern_engine::schedule::Scheduler;
-use quern_engine::step_op;
 use quern_engine::{Records, Runner};
 use quern_exec::{LocalExecutor, LocalOptions};
 use quern_oci::registry::{self, Client, DockerCredentials};
@@ -194,7 +193,7 @@ impl Home {
         keys.walk(&mut |id| ids.push(id)).map_err(internal)?;
         for id in ids {
             keys.walk_results(&id, &mut |result| {
-                step_op::content_of(&result.id).into_iter().for_each(&mut *visit);
+                results::content_of(&result.id).into_iter().for_each(&mut *visit);
             })
             .map_err(internal)?;
         }

@@ -5,10 +5,10 @@
 //! | `host` | the machine's own programs, see [`host`] | operating system, architecture, versions of interpreters |
 //! | `dir:/PATH` | that directory | its path, and path, kind, mode, owner, size and time of everything in it |
 //! | `oci:/PATH[:TAG]` | the layers, unpacked once | the chain of digests of its unpacked layers |
+//! | any other reference | an image built, loaded or pulled here ([`ImageStore`]), else pulled now | the same |
 //!
 //! Names are resolved anew each time, because what they stand for may have changed; what an identity stands for is noted in the
-//! folder, so that another process can show the root file system of an identity it has only read of. Pulling from a
-//! registry will be one more row of this table.
+//! folder, so that another process can show the root file system of an identity it has only read of.
 //!
 //! The folder, `<state>/images`, is private to its owner: unpacked roots hold set-user-id programs of images, which no
 //! other user of the machine should be able to reach.
@@ -34,8 +34,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use quern_core::Digest;
-use quern_core::port::{Image, Images, PortError, RootFs, RootLayout};
+use quern_core::port::{Cancel, Image, Images, Layers as _, PortError, RootFs, RootLayout};
 use quern_core::step::Platform;
+use quern_oci::document::Defaults;
 use quern_oci::{Layout, Limits, UnpackOptions, unpack_image};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,8 @@ pub use write::Form;
 /// The images of this machine, with a folder for what is unpacked.
 pub struct LocalImages {
     folder: PathBuf,
+    /// Images with names.
+    store: Option<Arc<ImageStore>>,
     /// Roots in use by this process, so that steps that follow one another share a lease.
     leases: Mutex<BTreeMap<Digest, Weak<Unpacked>>>,
     /// The copy of `/etc` for `host`, and when it was compared with the machine's own.
@@ -67,14 +70,57 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[serde(tag = "kind", rename_all = "lowercase")]
 enum Origin {
     Host,
-    Directory { path: PathBuf },
-    Layout { path: PathBuf, tag: Option<String>, os: String, arch: String },
+    Directory {
+        path: PathBuf,
+    },
+    Layout {
+        path: PathBuf,
+        tag: Option<String>,
+        os: String,
+        arch: String,
+    },
+    /// An image of the store, by its own id.
+    Stored {
+        id: Digest,
+    },
 }
 
 impl LocalImages {
     /// Images whose unpacked roots are kept in `folder`. Nothing is touched before it is needed.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), leases: Mutex::default(), etc: Mutex::default() }
+        Self { folder: folder.into(), store: None, leases: Mutex::default(), etc: Mutex::default() }
+    }
+
+    /// The same with images that have names of their own.
+    #[must_use]
+    pub fn with_store(mut self, store: Arc<ImageStore>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// An image of the store, or of a registry.
+    fn resolve_stored(
+        &self,
+        store: &ImageStore,
+        name: &str,
+        platform: &Platform,
+    ) -> Result<(Image, Origin), PortError> {
+        let image = store.resolve(name, platform, Freshness::Known, &Cancel::default());
+        let image = image.map_err(|error| PortError::Other(format!("image `{name}`: {error}")))?;
+        // The image must be found by its id, too, whatever becomes of the name.
+        store.put(&[], &image.record)?;
+        let origin = Origin::Stored { id: image.record.id };
+        Ok((with_defaults(image.record.chain_id(), &image.config.config), origin))
+    }
+
+    fn stored_root(&self, id: &Digest) -> Result<RootFs, PortError> {
+        let refuse = |error: ImageError| PortError::Other(error.to_string());
+        let store = self.store.as_ref().ok_or_else(|| PortError::Other("no images are kept here".into()))?;
+        let image = store.find(&id.to_string()).map_err(refuse)?;
+        let image = image.ok_or_else(|| refuse(ImageError::Unknown(id.to_string())))?;
+        let snapshot = store.unpacked(&image.record, &Cancel::default()).map_err(refuse)?;
+        let open = store.layers().open(snapshot.layers())?;
+        Ok(RootFs { layout: RootLayout::Layers(open.dirs), lease: open.lease })
     }
 
     /// Removes unpacked roots that no step is using and none has used for `unused_for`; they are unpacked again when they
@@ -195,13 +241,10 @@ impl LocalImages {
             .map(drop)
             .map_err(|error| PortError::Other(format!("cannot unpack `{}`: {error}", path.display())))
     }
-}
 
-impl Images for LocalImages {
-    fn resolve(&self, name: &str, platform: &Platform) -> Result<Image, PortError> {
-        let name: ImageName =
-            name.parse().map_err(|error: InvalidImageName| PortError::Other(error.to_string()))?;
-        let (image, origin) = match name {
+    /// An image that is not in the store.
+    fn resolve_own(&self, name: ImageName, platform: &Platform) -> Result<(Image, Origin), PortError> {
+        Ok(match name {
             ImageName::Host => {
                 check_platform(platform, "host")?;
                 self.make_folder()?;
@@ -215,8 +258,21 @@ impl Images for LocalImages {
             ImageName::Layout { path, tag } => {
                 let (image, _) = self.resolve_layout(&path, tag.as_deref(), platform)?;
                 let Platform { os, arch } = platform.clone();
-                (with_defaults(&image), Origin::Layout { path, tag, os, arch })
+                (
+                    with_defaults(image.chain_id(), &image.config.config),
+                    Origin::Layout { path, tag, os, arch },
+                )
             }
+        })
+    }
+}
+
+impl Images for LocalImages {
+    fn resolve(&self, name: &str, platform: &Platform) -> Result<Image, PortError> {
+        let (image, origin) = match (name.parse(), &self.store) {
+            (Ok(name), _) => self.resolve_own(name, platform)?,
+            (Err(InvalidImageName::Unknown(_)), Some(store)) => self.resolve_stored(store, name, platform)?,
+            (Err(error), _) => return Err(PortError::Other(error.to_string())),
         };
         self.note(&image.id, &origin)?;
         Ok(image)
@@ -232,6 +288,7 @@ impl Images for LocalImages {
                 "image `dir:{}` is gone: there is no such directory",
                 path.display()
             ))),
+            Origin::Stored { id } => self.stored_root(&id),
             origin @ Origin::Layout { .. } => self.layout_root(image, &origin),
         }
     }
@@ -253,15 +310,14 @@ fn plain(id: Digest, path: &str) -> Image {
 }
 
 /// The defaults of an image's config. Variables without `=` are ignored, as every engine does.
-fn with_defaults(image: &quern_oci::Image) -> Image {
-    let defaults = &image.config.config;
+fn with_defaults(id: Digest, defaults: &Defaults) -> Image {
     let split = |line: &String| line.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let mut env: Vec<_> = defaults.env.iter().filter_map(split).collect();
     if !env.iter().any(|(name, _)| name == "PATH") {
         env.push(("PATH".into(), PATH.into()));
     }
     Image {
-        id: image.chain_id(),
+        id,
         env,
         workdir: if defaults.working_dir.is_empty() { "/".into() } else { defaults.working_dir.clone() },
         user: Some(defaults.user.clone()).filter(|user| !user.is_empty()),

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use quern_core::port::Blobs;
 use quern_solver::{CacheError, CacheResult, CacheResultStorage, Remote, SharedResult, Timestamp};
+use quern_store::Root;
 use quern_store::layers::LayerStore;
 
-use crate::image::{Snapshot, SnapshotResults};
-use crate::step_op::StepResults;
+use crate::image::{Snapshot, SnapshotResults, decode_snapshot};
+use crate::step_op::{self, StepResults};
 
 /// Results of steps and of image builds.
 pub struct Results {
@@ -23,6 +24,14 @@ impl Results {
 
     fn of_id(&self, id: &str) -> &dyn CacheResultStorage {
         if id.starts_with("snapshot") { &self.snapshots } else { &self.steps }
+    }
+}
+
+/// What a cached result needs to stay usable.
+pub fn content_of(id: &str) -> Vec<Root> {
+    match decode_snapshot(id) {
+        Some(snapshot) => snapshot.layers().iter().map(|layer| Root::Layer(*layer)).collect(),
+        None => step_op::content_of(id),
     }
 }
 

@@ -4,6 +4,7 @@ use quern_catalog::{CommitQuery, DatumSet, View};
 use quern_core::port::{self, PortError};
 use quern_store::Root;
 
+use crate::images::records;
 use crate::{Records, commits, job, journal, known, pipeline};
 
 /// Shows every tree and blob that a record refers to.
@@ -26,6 +27,9 @@ pub fn visit(records: &Records, visit: &mut dyn FnMut(Root)) -> Result<(), PortE
             roots.extend([known.current, known.older].map(Root::Blob));
             roots.extend(known.shared.map(Root::Blob));
             roots.extend(known.tree.map(|(digest, _)| Root::Tree(digest)));
+        }
+        for (_, image) in records::images(r)? {
+            roots.extend(records::roots_of(r, &image)?);
         }
         for job in job::list(r, None, None)? {
             for (_, record) in journal::of_job(r, job.id)? {

@@ -291,7 +291,8 @@ pub fn delete(home: &Home, name: Option<&str>, keep: Keep) -> Result<(), Failure
 impl Home {
     /// Images by name.
     pub fn images(&self) -> Result<LocalImages, Failure> {
-        Ok(LocalImages::new(self.store.layout().root().join("images")))
+        let images = LocalImages::new(self.store.layout().root().join("images"));
+        Ok(images.with_store(self.image_store()?))
     }
 }
 

@@ -25,7 +25,7 @@ pub enum InvalidImageName {
     /// Another form.
     #[error(
         "image `{0}` is not known here; use `host` for this machine's own programs, `dir:/PATH` for an unpacked \
-         root file system or `oci:/PATH[:TAG]` for an image layout; pulling from registries is not built yet"
+         root file system, `oci:/PATH[:TAG]` for an image layout or the name of an image"
     )]
     Unknown(String),
     /// A path that means something else in another directory.

@@ -10,6 +10,7 @@
 use quern_core::port::{MetaRead, MetaWrite, PortError, Scan, Table};
 use quern_core::{Digest, Timestamp, Version};
 use quern_oci::Descriptor;
+use quern_store::Root;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -65,6 +66,22 @@ pub struct LayerRecord {
     pub is_base: bool,
     /// When it was recorded first: for a layer made here, about when it was made.
     pub since: Timestamp,
+}
+
+/// What an image needs to stay whole: config, manifest, blobs and layers on disk.
+///
+/// # Errors
+/// Those of the port.
+pub fn roots_of(r: &dyn MetaRead, image: &ImageRecord) -> Result<Vec<Root>, PortError> {
+    let mut roots = vec![Root::Blob(image.id), Root::Layer(image.chain_id())];
+    roots.extend(image.manifest.iter().map(|manifest| Root::Blob(manifest.digest)));
+    roots.extend(image.snapshot.iter().flatten().map(|layer| Root::Layer(*layer)));
+    for layer in &image.layers {
+        roots.extend(layer.blob.iter().map(|blob| Root::Blob(blob.digest)));
+        // Of a base image the blobs are all there is; those of layers made here can be made again.
+        roots.extend(layer_blobs(r, &layer.diff_id)?.iter().map(|blob| Root::Blob(blob.digest)));
+    }
+    Ok(roots)
 }
 
 /// A file that was fetched from a web server. Its bytes are a blob, which may have been pruned.
