@@ -207,7 +207,7 @@ fn names_and_platforms_that_cannot_be() {
         assert!(error.contains(expected), "{error}");
     };
     let own = Platform::current();
-    check("debian:12", &own, "pulling from registries is not built yet");
+    check("debian:12", &own, "or the name of an image");
     check("host", &other, "only on this machine's own platform");
     check("oci:/nowhere/at/all", &own, "cannot read `/nowhere/at/all`");
     check(&space.layout("stone"), &other, "is not made for linux/s390x");
