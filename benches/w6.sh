@@ -25,7 +25,7 @@ crun_case() {
   unshare -m sh -c 'umount /sys/fs/cgroup/unified 2> /dev/null; exec "$@"' sh \
     "$work/floor" "$root" "$starts" - "$(command -v crun)" --cgroup-manager=disabled run -b "$work/$1" quern-w6-@
 }
-cases="plain quern-none quern-host floor-mpiu floor-mpiuo floor-mpiuno"
+cases="plain quern-none quern-host quern-build floor-mpiu floor-mpiuo floor-mpiuno"
 if command -v crun > /dev/null; then
   cases="$cases crun-netns crun-host"
   for net in netns host; do

@@ -23,6 +23,7 @@ mod changes;
 mod deaths;
 mod ends;
 mod escapes;
+mod hostile;
 mod lab;
 mod limits;
 mod ordinary_user;

@@ -9,7 +9,7 @@ use std::process::Command;
 use quern_exec::{ExecError, Refusal};
 
 use crate::lab::{Lab, as_root, launcher};
-use crate::{again, changes, ends, escapes, limits, sees, shown};
+use crate::{again, changes, ends, escapes, hostile, limits, sees, shown};
 
 /// The user `nobody`.
 const ORDINARY: u32 = 65534;
@@ -21,7 +21,7 @@ fn the_suite_as_an_ordinary_user() {
         return;
     }
     let failed: Vec<&str> =
-        [again::ALL, changes::ALL, ends::ALL, escapes::ALL, limits::ALL, sees::ALL, shown::ALL]
+        [again::ALL, changes::ALL, ends::ALL, escapes::ALL, hostile::ALL, limits::ALL, sees::ALL, shown::ALL]
             .into_iter()
             .flatten()
             .filter(|(name, check)| {
