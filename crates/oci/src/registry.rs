@@ -5,7 +5,7 @@
 //!
 //! | step | file |
 //! |---|---|
-//! | one request: where it may go, when it is tried again | [`Options`], `http.rs` |
+//! | one request: where it may go, when it is tried again | [`http`](self), `http.rs` |
 //! | what a registry asks for, tokens | `auth.rs`, `challenge.rs` |
 //! | users and passwords from Docker's files and helpers | [`DockerCredentials`] |
 //! | the requests of the distribution API | [`Client`] |

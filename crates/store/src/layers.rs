@@ -4,6 +4,7 @@
 //! layers/<64 hex>/fs/    the layer, in overlayfs's form
 //! layers/<64 hex>/lock   held shared by who uses it; says when it was committed; its time is that of the last use
 //! layers/<64 hex>/bytes  its size, once somebody asked; may be deleted
+//! layers/<64 hex>/digests  digests of its files, once somebody asked; may be deleted
 //! layers/.making/<id>    held by the process that obtains a layer
 //! scratch/<lease>-<n>/   a draft: fs/, work/
 //! ```
@@ -107,7 +108,7 @@ impl LayerStore {
     /// # Errors
     /// [`PortError::Missing`] for one that is gone.
     pub fn view(&self, layers: &[Digest]) -> Result<View, PortError> {
-        Ok(View::of(self.open(layers)?).with_owners(Owners::of_current_user()))
+        Ok(View::of(self.open(layers)?).with_owners(Owners::of_current_user()).remembering())
     }
 
     /// The entries of one layer as an archive. Keep it open meanwhile.

@@ -28,6 +28,7 @@ use super::look;
 use super::resolve::ResolveError;
 use super::select::SelectError;
 use super::source::{FileKind, FileSource, Inode, SourceError, Stat, Xattrs, shown};
+use crate::layers::Owners;
 use crate::workspace::beneath;
 use merged::InUpper;
 
@@ -103,6 +104,7 @@ pub struct Draft<'d> {
     work: PathBuf,
     below: &'d dyn FileSource,
     marks: Marks,
+    owners: Owners,
     /// Directories that are known to be in the layer: whether nothing from below shows in them.
     dirs: HashMap<PathBuf, bool>,
     /// What directories are to look like once everything in them is made.
@@ -157,6 +159,7 @@ impl<'d> Draft<'d> {
             work: layer.work.clone(),
             below,
             marks,
+            owners: Owners::of_current_user(),
             dirs: HashMap::from([(PathBuf::new(), stat.is_none())]),
             finish: BTreeMap::new(),
             linked: Mutex::default(),
@@ -234,7 +237,7 @@ impl<'d> Draft<'d> {
         if !self.finish.contains_key(path) {
             let failed = |error: Errno| ActionError::io(path, error);
             let dir = beneath::open_dir(&self.upper, path).map_err(failed)?;
-            let stat = look::look_at(&dir).map_err(failed)?;
+            let stat = self.seen(look::look_at(&dir).map_err(failed)?);
             self.finish.insert(path.to_owned(), Looks::of(&stat, Vec::new()));
         }
         Ok(())
@@ -244,7 +247,7 @@ impl<'d> Draft<'d> {
     fn finish(&mut self) -> Result<(), ActionError> {
         for (path, looks) in std::mem::take(&mut self.finish).into_iter().rev() {
             let dir = beneath::open_dir(&self.upper, &path).map_err(|e| ActionError::io(&path, e))?;
-            write::finish(&dir, looks.owner, Some(looks.mode), looks.modified, &looks.xattrs)
+            write::finish(&dir, self.owners, looks.owner, Some(looks.mode), looks.modified, &looks.xattrs)
                 .map_err(|e| ActionError::io(&path, e))?;
         }
         Ok(())

@@ -33,13 +33,23 @@ impl Owners {
         if uid.is_root() { Self::Same } else { Self::Root { uid: uid.as_raw(), gid: gid.as_raw() } }
     }
 
-    fn seen(self, uid: u32, gid: u32) -> (u32, u32) {
+    /// What steps see of an owner on disk.
+    pub(crate) fn seen(self, uid: u32, gid: u32) -> (u32, u32) {
         const NOBODY: u32 = 65534;
         match self {
             Self::Same => (uid, gid),
             Self::Root { uid: user, gid: group } => {
                 (if uid == user { 0 } else { NOBODY }, if gid == group { 0 } else { NOBODY })
             }
+        }
+    }
+
+    /// The owner a new file on disk has to be given so that steps see this one; none if it has it already.
+    pub(crate) fn to_set(self, owner: (u32, u32)) -> Option<(u32, u32)> {
+        match self {
+            Self::Root { .. } if owner == (0, 0) => None,
+            // The kernel refuses what only root may do.
+            _ => Some(owner),
         }
     }
 }
@@ -65,7 +75,11 @@ pub(super) fn stat_of(found: &rustix::fs::Stat, owners: Owners) -> Stat {
         size: if kind == FileKind::File { u64::try_from(found.st_size).unwrap_or(0) } else { 0 },
         modified: modified(found),
         device: if matches!(kind, FileKind::Char | FileKind::Block) { device } else { (0, 0) },
-        inode: Inode { dev: found.st_dev, ino: found.st_ino },
+        inode: Inode {
+            dev: u64::from(rustix::fs::major(found.st_dev)) << 32
+                | u64::from(rustix::fs::minor(found.st_dev)),
+            ino: found.st_ino,
+        },
         links: u32::try_from(found.st_nlink).unwrap_or(u32::MAX),
         changed: 0,
     }
@@ -108,6 +122,11 @@ impl Node {
         Self { path: PathBuf::new(), stat, layer: Arc::from(Path::new("")), parts: Vec::new() }
     }
 
+    /// Whether it is the root of no layers at all, which is nowhere on disk.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.layer.as_os_str().is_empty()
+    }
+
     /// Where it is on disk. It may be read and, except for directories, hard-linked from a draft; whoever changes it or a link to
     /// it changes a committed layer.
     pub fn real_path(&self) -> PathBuf {
@@ -127,7 +146,7 @@ impl Node {
         Contents::open(&self.real_path(), self.stat.size)
     }
 
-    /// A regular file, opened for reading.
+    /// A regular file or directory, opened for reading.
     ///
     /// # Errors
     /// Those of opening it.
@@ -157,7 +176,7 @@ impl Node {
     }
 
     fn attributes_if(&self, counts: impl Fn(&[u8]) -> bool) -> io::Result<Xattrs> {
-        if self.layer.as_os_str().is_empty() {
+        if self.is_nothing() {
             return Ok(Vec::new());
         }
         let path = self.real_path();

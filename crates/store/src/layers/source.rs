@@ -4,9 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use quern_core::Digest;
+
 use super::node::Node;
 use super::view::{View, ViewError};
-use crate::files::{Entry, FileKind, FileSource, SourceError, Stat, Xattrs};
+use crate::files::{Content, Entry, FileKind, FileSource, KnownDigests, SourceError, Stat, Trust, Xattrs};
 
 impl View {
     /// What is at a path and of this kind.
@@ -44,6 +46,18 @@ impl FileSource for View {
         let node = self.find_shared(path).map_err(|error| failed(path, error))?;
         let node = node.ok_or_else(|| SourceError::Absent(path.to_owned()))?;
         node.xattrs().map_err(|error| SourceError::io(path, error))
+    }
+
+    fn content(&self, path: &Path, stat: &Stat) -> Result<Content, SourceError> {
+        let node = self.expect(path, stat.kind)?;
+        if node.is_nothing() {
+            return Ok(Content { digest: Digest::of(b""), xattrs: false });
+        }
+        let open = || node.open().map_err(|error| SourceError::io(path, error));
+        match self.digests_of(&node) {
+            Some(digests) => digests.content(path, stat, open),
+            None => KnownDigests::open(None, Trust::Immutable).content(path, stat, open),
+        }
     }
 
     fn immutable(&self, path: &Path) -> Option<PathBuf> {

@@ -12,14 +12,14 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use quern_core::port::OpenLayers;
 use rustix::io::Errno;
 
 use super::node::{Node, Owners, stat_of};
 use super::{Walk, list, marks, reach};
-use crate::files::FileKind;
+use crate::files::{FileKind, KnownDigests, Trust};
 
 /// Why a view cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +59,8 @@ struct Inner {
     /// Uppermost first.
     layers: Vec<Arc<Path>>,
     owners: Owners,
+    /// What is remembered of the content of files, by layer; nothing where the view is not of a store.
+    digests: Vec<OnceLock<KnownDigests>>,
     /// Directories looked up before, by path.
     known: Mutex<HashMap<PathBuf, Arc<Node>>>,
     /// Keeps the layers from being removed.
@@ -88,15 +90,42 @@ impl View {
                 let lease: Lease = Box::new(Arc::clone(&inner));
                 let layers = inner.layers.clone();
                 Self {
-                    inner: Arc::new(Inner { layers, owners, known: Mutex::default(), _lease: Some(lease) }),
+                    inner: Arc::new(Inner {
+                        layers,
+                        owners,
+                        digests: Vec::new(),
+                        known: Mutex::default(),
+                        _lease: Some(lease),
+                    }),
                 }
             }
         }
     }
 
+    /// The same view, which remembers the content of files: for each layer `digests` in the folder its directory is in.
+    #[must_use]
+    pub(super) fn remembering(self) -> Self {
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) => {
+                let digests = inner.layers.iter().map(|_| OnceLock::new()).collect();
+                Self { inner: Arc::new(Inner { digests, ..inner }) }
+            }
+            Err(inner) => Self { inner },
+        }
+    }
+
+    /// What is remembered of the files of a node's layer.
+    pub(super) fn digests_of(&self, node: &Node) -> Option<&KnownDigests> {
+        let number = self.inner.layers.iter().position(|layer| Arc::ptr_eq(layer, &node.layer))?;
+        let place = node.layer.parent()?.join("digests");
+        let known = self.inner.digests.get(number)?;
+        Some(known.get_or_init(|| KnownDigests::open(Some(&place), Trust::Immutable)))
+    }
+
     fn build(dirs: &[PathBuf], lease: Option<Lease>, owners: Owners) -> Self {
         let layers = dirs.iter().rev().map(|dir| Arc::from(dir.as_path())).collect();
-        Self { inner: Arc::new(Inner { layers, owners, known: Mutex::default(), _lease: lease }) }
+        let (digests, known) = (Vec::new(), Mutex::default());
+        Self { inner: Arc::new(Inner { layers, owners, digests, known, _lease: lease }) }
     }
 
     /// The root directory. That of no layers at all is empty and root's.

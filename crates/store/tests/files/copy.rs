@@ -402,3 +402,42 @@ fn archives_are_unpacked_over_what_is_there() {
     let error = copy(&mut draft, &source, &["a.tar"], &to).unwrap_err();
     assert_eq!(error.to_string(), "cannot unpack `a.tar`: it is damaged");
 }
+
+#[test]
+fn files_of_layers_are_read_once() {
+    use quern_core::port::Layers as _;
+    let space = TempSpace::new();
+    let state = space.path("state");
+    let store = quern_store::Store::open(&state, &quern_store::OpenOptions::default()).unwrap();
+    let layers = quern_store::layers::LayerStore::of(&store);
+    let draft = layers.begin().unwrap();
+    let below = layers.view(&[]).unwrap();
+    let mut writing = Draft::open(&draft, &below, Marks::User).unwrap();
+    copy(&mut writing, &Tree::of(&["d/a=1", "d/b=2"]), &["d"], &to("/d")).unwrap();
+    drop(writing);
+    let id = layers.commit(draft).unwrap();
+    let digest = || {
+        let view = layers.view(&[id]).unwrap();
+        let selected =
+            Selection { sources: &["d".into()], exclude: None, parents: false }.find(&view).unwrap();
+        let digest = content_digest(&view, &selected).unwrap();
+        // A name more does not make it another file.
+        let link = layers.begin().unwrap();
+        let mut draft = Draft::open(&link, &Nothing, Marks::User).unwrap();
+        draft.copy(&view, &selected, &to("/")).unwrap();
+        assert!(fs::metadata(link.dir.join("a")).unwrap().nlink() > 1);
+        layers.discard(link);
+        digest
+    };
+    let first = digest();
+    let place = state.join("layers").join(id.hex());
+    assert!(place.join("digests").exists());
+    // Other bytes of the same size and time: only what is remembered can give the digest they had.
+    let path = place.join("fs/d/a");
+    let time = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "9").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+    assert_eq!(digest(), first);
+    fs::remove_file(place.join("digests")).unwrap();
+    assert_ne!(digest(), first);
+}

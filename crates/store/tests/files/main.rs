@@ -6,4 +6,5 @@ mod context;
 mod copy;
 mod digest;
 mod fake;
+mod model;
 mod select;

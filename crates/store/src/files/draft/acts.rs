@@ -85,7 +85,8 @@ impl Draft<'_> {
         let file = rustix::fs::openat(&dir, split(&path).1, flags, Mode::RUSR | Mode::WUSR);
         let mut file = File::from(file.map_err(|e| failed(e.into()))?);
         file.write_all(bytes).map_err(failed)?;
-        write::finish(&file, make.owner, Some(make.mode), make.modified, &Vec::new()).map_err(failed)?;
+        write::finish(&file, self.owners, make.owner, Some(make.mode), make.modified, &Vec::new())
+            .map_err(failed)?;
         self.finish()
     }
 
@@ -101,7 +102,7 @@ impl Draft<'_> {
         rustix::fs::symlinkat(target, &dir, name).map_err(failed)?;
         let modified = make.modified.unwrap_or_else(now);
         let wanted = Wanted { mode: make.mode, owner: make.owner, modified };
-        write::finish_at(&dir, name, &wanted, true).map_err(failed)?;
+        write::finish_at(&dir, name, self.owners, &wanted, true).map_err(failed)?;
         self.finish()
     }
 

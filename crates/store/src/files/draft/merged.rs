@@ -38,7 +38,7 @@ impl Draft<'_> {
                 Err(Errno::NOENT) => return Ok(if shows { InUpper::Below } else { InUpper::Gone }),
                 result => result.map_err(failed)?,
             };
-            let stat = look::look_at(&file).map_err(failed)?;
+            let stat = self.seen(look::look_at(&file).map_err(failed)?);
             if is_whiteout(&stat) {
                 return Ok(InUpper::Gone);
             }
@@ -50,8 +50,14 @@ impl Draft<'_> {
             }
             shows &= !self.is_opaque(&prefix).map_err(failed)?;
         }
-        let stat = look::look_at(&self.upper).map_err(failed)?;
+        let stat = self.seen(look::look_at(&self.upper).map_err(failed)?);
         Ok(InUpper::Here(stat))
+    }
+
+    /// What steps see of a file on disk.
+    pub(super) fn seen(&self, stat: Stat) -> Stat {
+        let (uid, gid) = self.owners.seen(stat.uid, stat.gid);
+        Stat { uid, gid, ..stat }
     }
 
     /// Whether a directory of the layer hides what is below it.
@@ -93,7 +99,7 @@ impl FileSource for Draft<'_> {
         };
         let open = beneath::open_dir(&self.upper, dir).map_err(failed)?;
         for name in plain::names(&open).map_err(failed)? {
-            let stat = look::look(&open, &name).map_err(failed)?;
+            let stat = self.seen(look::look(&open, &name).map_err(failed)?);
             entries.retain(|entry| entry.name != name);
             if !is_whiteout(&stat) {
                 entries.push(Entry { name, stat });

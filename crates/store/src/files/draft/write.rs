@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::{ActionError, Draft, remove_all};
 use crate::files::source::{FileKind, FileSource, SourceError, Stat, Witness, Xattrs, digest_of};
 use crate::files::xattr;
+use crate::layers::Owners;
 
 /// Files up to this size go through memory.
 const WHOLE: u64 = 128 << 10;
@@ -78,7 +79,7 @@ fn make(
         FileKind::Link => {
             let target = source.target(&job.from)?;
             rustix::fs::symlinkat(target, dir, name).map_err(failed)?;
-            return finish_at(dir, name, &job.wanted, true).map_err(failed);
+            return finish_at(dir, name, draft.owners, &job.wanted, true).map_err(failed);
         }
         FileKind::Dir => return Err(ActionError::IsADirectory(job.to.clone())),
         FileKind::Fifo => FileType::Fifo,
@@ -88,7 +89,7 @@ fn make(
     };
     let device = rustix::fs::makedev(job.stat.device.0, job.stat.device.1);
     rustix::fs::mknodat(dir, name, file_type, Mode::RUSR, device).map_err(failed)?;
-    finish_at(dir, name, &job.wanted, false).map_err(failed)
+    finish_at(dir, name, draft.owners, &job.wanted, false).map_err(failed)
 }
 
 fn make_file(
@@ -113,7 +114,7 @@ fn make_file(
     confirm(source, &job.from, &job.stat, &from, |_| to.try_clone())?;
     let xattrs = xattr::read(&from).map_err(|error| SourceError::io(&job.from, error))?;
     let Wanted { mode, owner, modified } = job.wanted;
-    finish(&to, owner, Some(mode), Some(modified), &xattrs).map_err(failed)
+    finish(&to, draft.owners, owner, Some(mode), Some(modified), &xattrs).map_err(failed)
 }
 
 /// Fails unless what was read from the file is what was seen. `copied` gives a file that holds what was read.
@@ -171,12 +172,15 @@ fn link(
 /// Gives an open file or directory its metadata. Changing the owner clears capabilities and set-id bits, so it comes first.
 pub(super) fn finish(
     file: impl AsFd,
+    owners: Owners,
     owner: (u32, u32),
     mode: Option<u32>,
     modified: Option<i64>,
     xattrs: &Xattrs,
 ) -> io::Result<()> {
-    rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+    if let Some((uid, gid)) = owners.to_set(owner) {
+        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
     for (name, value) in xattrs {
         let name = std::ffi::CString::new(&**name)?;
         match rustix::fs::fsetxattr(&file, name, value, XattrFlags::empty()) {
@@ -195,10 +199,17 @@ pub(super) fn finish(
 }
 
 /// The same for what cannot be opened.
-pub(super) fn finish_at(dir: &OwnedFd, name: &OsStr, wanted: &Wanted, is_link: bool) -> Result<(), Errno> {
-    let (uid, gid) = wanted.owner;
+pub(super) fn finish_at(
+    dir: &OwnedFd,
+    name: &OsStr,
+    owners: Owners,
+    wanted: &Wanted,
+    is_link: bool,
+) -> Result<(), Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    rustix::fs::chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?;
+    if let Some((uid, gid)) = owners.to_set(wanted.owner) {
+        rustix::fs::chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), flags)?;
+    }
     if !is_link {
         rustix::fs::chmodat(dir, name, Mode::from_raw_mode(wanted.mode), AtFlags::empty())?;
     }
