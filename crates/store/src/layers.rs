@@ -5,7 +5,8 @@
 //! layers/<64 hex>/lock   held shared by who uses it; says when it was committed; its time is that of the last use
 //! layers/<64 hex>/bytes  its size, once somebody asked; may be deleted
 //! layers/<64 hex>/digests  digests of its files, once somebody asked; may be deleted
-//! layers/.making/<id>    held by the process that obtains a layer
+//! layers/.making/<id>    held by the process that obtains a layer, or does work of which <id> is the identity; then it says
+//!                        which layer came of it
 //! scratch/<lease>-<n>/   a draft: fs/, work/
 //! ```
 //! A draft is made in `scratch/` under the lease's name, so that what a dead process left is known, and becomes a layer by one
@@ -26,6 +27,7 @@ mod list;
 mod marks;
 mod node;
 mod obtain;
+mod once;
 mod prune;
 mod reach;
 pub(crate) mod record;
@@ -49,6 +51,7 @@ pub use flatten::{Files, FlattenError, materialise};
 pub use list::Walk;
 pub use node::{Node, Owners};
 pub use obtain::ObtainError;
+pub use once::Alone;
 pub use prune::LayerPruneOptions;
 pub use view::{View, ViewError};
 

@@ -19,10 +19,10 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 use quern_core::canon::{DigestVisitor, Visitor};
-use quern_core::port::{Blobs, Executor, Meta, PortError};
+use quern_core::port::{Blobs, Cancel, Executor, Meta, PortError};
 use quern_oci::registry::Client;
 use quern_solver::{Blocking, CacheMap, CacheMapInput, MapStep, Op, OpContext, OpError, SharedResult};
-use quern_store::layers::{LayerStore, View};
+use quern_store::layers::{LayerStore, ObtainError, View};
 
 pub use file::{Action, Copy, FileOp, Source, Sources};
 pub use git::GitOp;
@@ -119,6 +119,29 @@ impl Op for MergeOp {
     fn blocking(&self) -> Blocking {
         Blocking::Never
     }
+}
+
+/// Does the work of an operation on given inputs, unless another process is doing it or did it just now: then its layer is taken.
+fn once(
+    tools: &Tools,
+    ctx: &OpContext<'_>,
+    definition: &Digest,
+    inputs: &[Snapshot],
+    make: impl FnOnce() -> Result<Digest, OpError>,
+) -> Result<Digest, OpError> {
+    let work = digest_of("quern.work.v1", |v| {
+        v.digest("definition", definition);
+        for input in inputs {
+            v.digest("input", &input.id());
+        }
+    });
+    let token = ctx.cancel_token();
+    let cancel = Cancel::or_when(move || token.is_cancelled());
+    tools.layers.make_once(&work, &cancel, make).map_err(|error| match error {
+        ObtainError::Fill(error) => error,
+        ObtainError::Cancelled => OpError::Cancelled,
+        ObtainError::Store(error) => OpError::failed(error),
+    })
 }
 
 /// Digest of what a walk shows.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use quern_core::port::{self, Blobs, Cancel, Clock, Layers as _, Meta, PortError};
 use quern_core::step::Platform;
-use quern_core::{Digest, Version};
+use quern_core::{Digest, DigestWriter, Version};
 use quern_oci::archive::ArchiveError;
 use quern_oci::blob::{Blob, BlobError};
 use quern_oci::document::{self, Descriptor, Document, ImageConfig, InvalidDocument};
@@ -399,7 +399,29 @@ impl ImageStore {
     /// # Errors
     /// [`PackError`] for one that cannot be packed.
     pub fn describe(&self, layers: &[Digest], epoch: Option<i64>) -> Result<Vec<LayerRecord>, PackError> {
-        let mut known: BTreeMap<Digest, LayerRecord> = BTreeMap::new();
+        let mut known = self.described(layers, epoch)?;
+        let unknown = |known: &BTreeMap<Digest, LayerRecord>| -> Vec<Digest> {
+            layers.iter().filter(|id| !known.contains_key(*id)).copied().collect()
+        };
+        if !unknown(&known).is_empty() {
+            let mut work = DigestWriter::new();
+            work.update(b"quern measured layers 1\n");
+            layers.iter().for_each(|id| work.update(id.as_bytes()));
+            // Builds of the same image that end together measure its layers once.
+            let _alone = self.layers.alone(&work.finish())?;
+            known = self.described(layers, epoch)?;
+            known.extend(self.measured(&unknown(&known), epoch)?);
+        }
+        Ok(layers.iter().map(|id| known[id].clone()).collect())
+    }
+
+    /// What is recorded of layers.
+    fn described(
+        &self,
+        layers: &[Digest],
+        epoch: Option<i64>,
+    ) -> Result<BTreeMap<Digest, LayerRecord>, PortError> {
+        let mut known = BTreeMap::new();
         port::read(&*self.meta, |r| {
             for id in layers {
                 let plain = records::layer(r, id, None)?;
@@ -409,22 +431,27 @@ impl ImageStore {
             }
             Ok::<_, PortError>(())
         })?;
-        let unknown: Vec<Digest> = layers.iter().filter(|id| !known.contains_key(*id)).copied().collect();
-        if !unknown.is_empty() {
-            let _open = self.layers.open(&unknown)?;
-            let measured = measure_all(&self.layers, &unknown, times(epoch))?;
-            let since = self.clock.now();
-            let new = measured.into_iter().map(|measured| {
-                let diff_ids = vec![measured.diff_id];
-                (measured.id, LayerRecord { diff_ids, size: measured.size, is_base: false, since })
-            });
-            let new: Vec<_> = new.collect();
-            port::write(&*self.meta, |w| {
-                new.iter().try_for_each(|(id, record)| records::put_layer(w, id, epoch, record))
-            })?;
-            known.extend(new);
-        }
-        Ok(layers.iter().map(|id| known[id].clone()).collect())
+        Ok(known)
+    }
+
+    /// Measures layers and records them.
+    fn measured(
+        &self,
+        unknown: &[Digest],
+        epoch: Option<i64>,
+    ) -> Result<Vec<(Digest, LayerRecord)>, PackError> {
+        let _open = self.layers.open(unknown)?;
+        let measured = measure_all(&self.layers, unknown, times(epoch))?;
+        let since = self.clock.now();
+        let new = measured.into_iter().map(|measured| {
+            let diff_ids = vec![measured.diff_id];
+            (measured.id, LayerRecord { diff_ids, size: measured.size, is_base: false, since })
+        });
+        let new: Vec<_> = new.collect();
+        port::write(&*self.meta, |w| {
+            new.iter().try_for_each(|(id, record)| records::put_layer(w, id, epoch, record))
+        })?;
+        Ok(new)
     }
 }
 

@@ -83,7 +83,7 @@ impl LayerStore {
     }
 
     /// The lock file at `path`, locked.
-    fn wait_for<E>(&self, path: &Path, cancel: &Cancel) -> Result<File, ObtainError<E>> {
+    pub(super) fn wait_for<E>(&self, path: &Path, cancel: &Cancel) -> Result<File, ObtainError<E>> {
         let failed = |error| PortError::io(format!("locking {}", path.display()), error);
         let mut pause = LOOK.0;
         loop {
@@ -100,7 +100,7 @@ impl LayerStore {
     }
 
     fn try_lock(&self, path: &Path) -> io::Result<Option<File>> {
-        let options = File::options().create(true).truncate(false).write(true).clone();
+        let options = File::options().create(true).truncate(false).read(true).write(true).clone();
         let file = match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(self.making())?;

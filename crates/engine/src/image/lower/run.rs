@@ -100,7 +100,12 @@ impl Lowering<'_> {
             secrets: beside.secrets,
             sockets: beside.sockets,
         };
-        let op = RunOp { attempt, secret_env: beside.secret_env, tools: Arc::clone(&self.around.tools) };
+        let op = RunOp {
+            attempt,
+            secret_env: beside.secret_env,
+            anew: self.at.no_cache,
+            tools: Arc::clone(&self.around.tools),
+        };
         Some(self.add(op, name, &inputs.0))
     }
 

@@ -4,7 +4,7 @@ mod owner;
 mod unpack;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quern_core::Digest;
 use quern_core::canon::Visitor;
@@ -15,7 +15,7 @@ use quern_store::files::{
     CopyTo, Draft, FileSource, MakeDir, MakeFile, Marks, PathFilter, Selected, Selection, content_digest,
 };
 
-use super::{Defined, Tools, digest_of, snapshot_of};
+use super::{Defined, Tools, digest_of, once, snapshot_of};
 use crate::image::context::LocalContext;
 use crate::image::ignore::Ignore;
 use crate::image::snapshot::Snapshot;
@@ -24,6 +24,8 @@ use crate::image::snapshot::Snapshot;
 pub struct FileOp {
     tools: Arc<Tools>,
     actions: Vec<Action>,
+    /// [`FileOp::content_definition`], once it was computed.
+    content: OnceLock<Result<Digest, OpError>>,
 }
 
 /// One thing that is done to the files of a layer.
@@ -90,7 +92,7 @@ pub struct Sources {
 impl FileOp {
     /// These actions, in order.
     pub fn new(tools: &Arc<Tools>, actions: Vec<Action>) -> Self {
-        Self { tools: Arc::clone(tools), actions }
+        Self { tools: Arc::clone(tools), actions, content: OnceLock::new() }
     }
 
     /// Everything in a context, above nothing.
@@ -228,6 +230,34 @@ impl Op for FileOp {
     /// Files of a context count by their content, so that an unchanged context is found again whenever it is looked at. Files of
     /// an input count by content, too, once its definition is not enough.
     fn cache_map(&self, _: &OpContext<'_>, _: usize) -> Result<MapStep, OpError> {
+        let mut map = CacheMap::new(self.content_definition()?).input(CacheMapInput::plain());
+        for copy in self.copies() {
+            if matches!(copy.from, Source::Input(number) if number > 0) {
+                map = map.input(super::selected(&self.tools, copy.sources.clone()));
+            }
+        }
+        Ok(MapStep::Last(map))
+    }
+
+    fn exec(&self, ctx: &OpContext<'_>, inputs: &[SharedResult]) -> Result<Vec<SharedResult>, OpError> {
+        let inputs = inputs.iter().map(snapshot_of).collect::<Result<Vec<_>, _>>()?;
+        let definition = self.content_definition()?;
+        let layer = once(&self.tools, ctx, &definition, &inputs, || self.make(ctx, &inputs))?;
+        Ok(vec![SharedResult::new(inputs[0].with(&[layer]))])
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::Always
+    }
+}
+
+impl FileOp {
+    /// Digest of what it does, with the content of what it copies from contexts.
+    fn content_definition(&self) -> Result<Digest, OpError> {
+        self.content.get_or_init(|| self.compute_definition()).clone()
+    }
+
+    fn compute_definition(&self) -> Result<Digest, OpError> {
         let mut visitor = quern_core::canon::DigestVisitor::new("quern.files.v1");
         self.walk(&mut visitor, |v, copy| {
             match &copy.from {
@@ -239,23 +269,14 @@ impl Op for FileOp {
             }
             Ok(())
         })?;
-        let mut map = CacheMap::new(visitor.finish()).input(CacheMapInput::plain());
-        for copy in self.copies() {
-            if matches!(copy.from, Source::Input(number) if number > 0) {
-                map = map.input(super::selected(&self.tools, copy.sources.clone()));
-            }
-        }
-        Ok(MapStep::Last(map))
+        Ok(visitor.finish())
     }
 
-    fn exec(&self, ctx: &OpContext<'_>, inputs: &[SharedResult]) -> Result<Vec<SharedResult>, OpError> {
-        let inputs = inputs.iter().map(snapshot_of).collect::<Result<Vec<_>, _>>()?;
+    /// Makes the layer.
+    fn make(&self, ctx: &OpContext<'_>, inputs: &[Snapshot]) -> Result<Digest, OpError> {
         let draft = self.tools.layers.begin().map_err(OpError::failed)?;
-        match self.write(ctx, &draft, &inputs) {
-            Ok(()) => {
-                let layer = self.tools.layers.commit(draft).map_err(OpError::failed)?;
-                Ok(vec![SharedResult::new(inputs[0].with(&[layer]))])
-            }
+        match self.write(ctx, &draft, inputs) {
+            Ok(()) => self.tools.layers.commit(draft).map_err(OpError::failed),
             Err(error) => {
                 self.tools.layers.discard(draft);
                 Err(error)
@@ -263,12 +284,6 @@ impl Op for FileOp {
         }
     }
 
-    fn blocking(&self) -> Blocking {
-        Blocking::Always
-    }
-}
-
-impl FileOp {
     fn write(&self, ctx: &OpContext<'_>, layer: &DraftLayer, inputs: &[Snapshot]) -> Result<(), OpError> {
         let below = self.tools.view(&inputs[0]).map_err(OpError::failed)?;
         let marks = if rustix::process::geteuid().is_root() { Marks::Trusted } else { Marks::User };

@@ -11,7 +11,7 @@ use quern_solver::{
     Blocking, CacheMap, CacheMapInput, LogStream, MapStep, Op, OpContext, OpError, SharedResult,
 };
 
-use super::{Defined, Sources, Tools, digest_of, selected, snapshot_of};
+use super::{Defined, Sources, Tools, digest_of, once, selected, snapshot_of};
 use crate::image::snapshot::Snapshot;
 
 /// A program that runs in input 0, with other inputs mounted.
@@ -23,6 +23,8 @@ pub struct RunOp {
     pub attempt: Attempt,
     /// Variables whose values are secrets, and the names of those; the values travel beside the step.
     pub secret_env: BTreeMap<String, String>,
+    /// It runs whatever others run at the same time.
+    pub anew: bool,
     /// What it works with.
     pub tools: Arc<Tools>,
 }
@@ -64,19 +66,34 @@ impl Op for RunOp {
 
     fn exec(&self, ctx: &OpContext<'_>, inputs: &[SharedResult]) -> Result<Vec<SharedResult>, OpError> {
         let inputs = inputs.iter().map(snapshot_of).collect::<Result<Vec<_>, _>>()?;
+        let layer = if self.anew {
+            self.run(ctx, &inputs)?
+        } else {
+            once(&self.tools, ctx, &self.definition(), &inputs, || self.run(ctx, &inputs))?
+        };
+        Ok(vec![SharedResult::new(inputs[0].with(&[layer]))])
+    }
+
+    fn blocking(&self) -> Blocking {
+        Blocking::Exec
+    }
+}
+
+impl RunOp {
+    /// Runs the program and gives the layer of what it changed.
+    fn run(&self, ctx: &OpContext<'_>, inputs: &[Snapshot]) -> Result<Digest, OpError> {
         let mut attempt = self.attempt.clone();
         let step = Arc::make_mut(&mut attempt.step);
         let _known: Vec<_> = inputs.iter().map(|input| self.tools.roots.announce(input)).collect();
-        fill_in(step, &inputs);
+        fill_in(step, inputs);
         let token = ctx.cancel_token();
         let cancel = Cancel::or_when(move || token.is_cancelled());
         let outcome = self.tools.executor.run(&attempt, &Lines(ctx), &cancel).map_err(OpError::failed)?;
         let end = match outcome.exit {
             Exit::Code(0) => {
-                let layer = outcome.layer.ok_or_else(|| {
-                    OpError::failed("the executor kept no changes of a step that may write")
-                })?;
-                return Ok(vec![SharedResult::new(inputs[0].with(&[layer]))]);
+                return outcome
+                    .layer
+                    .ok_or_else(|| OpError::failed("the executor kept no changes of a step that may write"));
             }
             Exit::Cancelled => return Err(OpError::Cancelled),
             Exit::Code(code) => format!("exit code: {code}"),
@@ -87,12 +104,6 @@ impl Op for RunOp {
         Err(OpError::failed(RunFailure { command: attempt.step.argv.join(" "), end }))
     }
 
-    fn blocking(&self) -> Blocking {
-        Blocking::Exec
-    }
-}
-
-impl RunOp {
     /// How many inputs there are besides the root.
     fn mounted_inputs(&self) -> usize {
         let shown = self.attempt.step.mounts.iter().filter_map(shown);
