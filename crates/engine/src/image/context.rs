@@ -1,12 +1,14 @@
 //! A directory of the user that a build reads: looked at once, and only where some instruction needs it.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use quern_core::Id;
 use quern_spec::dockerfile::DockerIgnore;
 use quern_store::files::{Context, PathFilter, Survey, SurveyError};
+use quern_store::layers::LayerStore;
 
 use super::ignore::Ignore;
 
@@ -18,15 +20,17 @@ pub struct LocalContext {
     ignore: DockerIgnore,
     /// Where digests of files are remembered.
     memory: PathBuf,
+    /// Has the locks that processes share.
+    layers: Arc<LayerStore>,
     wanted: Mutex<BTreeSet<PathBuf>>,
     surveyed: OnceLock<Result<Context, Arc<SurveyError>>>,
 }
 
 impl LocalContext {
     /// A directory, of which what `ignore` says is left out. Nothing is looked at yet.
-    pub fn new(id: Id, dir: PathBuf, ignore: DockerIgnore, memory: PathBuf) -> Self {
+    pub fn new(id: Id, dir: PathBuf, ignore: DockerIgnore, memory: PathBuf, layers: Arc<LayerStore>) -> Self {
         let (wanted, surveyed) = (Mutex::default(), OnceLock::new());
-        Self { id, dir, ignore, memory, wanted, surveyed }
+        Self { id, dir, ignore, memory, layers, wanted, surveyed }
     }
 
     /// Names this look at the directory.
@@ -53,7 +57,16 @@ impl LocalContext {
                 wanted: &wanted,
                 memory: Some(&self.memory),
             };
-            Context::survey(&self.dir, &survey).map_err(Arc::new)
+            let mut context = Context::survey(&self.dir, &survey).map_err(Arc::new)?;
+            if !context.is_known() {
+                // Of builds that look at the same directory at the same time one reads it.
+                let work = super::ops::digest_of("quern.context.v1", |v| {
+                    v.bytes("directory", self.dir.as_os_str().as_bytes());
+                });
+                let _alone = self.layers.alone(&work);
+                context.learn();
+            }
+            Ok(context)
         });
         surveyed.as_ref().map_err(Arc::clone)
     }

@@ -98,7 +98,13 @@ impl ImageBuilder {
     /// A directory as a context.
     pub(super) fn local(&self, directory: &Directory) -> LocalContext {
         let Directory { path, ignore } = directory;
-        LocalContext::new(self.ids.fresh(), path.clone(), ignore.clone(), self.memory.clone())
+        LocalContext::new(
+            self.ids.fresh(),
+            path.clone(),
+            ignore.clone(),
+            self.memory.clone(),
+            Arc::clone(&self.tools.layers),
+        )
     }
 }
 

@@ -25,6 +25,7 @@ use super::select::matching;
 use super::source::{Absence, Content, Entry, FileKind, FileSource, SourceError, Stat, Witness, Xattrs};
 use super::{look, xattr};
 use crate::workspace::beneath::{self, Through};
+use crate::workspace::spread::{SERIAL, spread};
 
 /// What of a directory is surveyed.
 #[derive(Clone, Copy, Default)]
@@ -79,6 +80,9 @@ struct Folder {
     targets: HashMap<PathBuf, PathBuf>,
 }
 
+/// Files one thread reads in one go.
+const GRAIN: usize = 32;
+
 /// Links that were found lead to parts of the directory nobody has looked at yet; so often it is walked again.
 const MAX_WALKS: usize = 64;
 
@@ -109,6 +113,33 @@ impl Context {
             }
         }
         Ok(context)
+    }
+
+    /// Whether no file has to be read for its digest.
+    pub fn is_known(&self) -> bool {
+        self.files().all(|(_, stat)| self.known.knows(stat))
+    }
+
+    /// Takes in what another process has written down meanwhile, then reads every file whose digest is not known, several at a
+    /// time, and writes that down. A file that cannot be read, or changes, is left to whoever asks for it.
+    pub fn learn(&mut self) {
+        self.known.take_in();
+        let unknown: Vec<(PathBuf, Stat)> = self
+            .files()
+            .filter(|(_, stat)| !self.known.knows(stat))
+            .map(|(path, stat)| (path, *stat))
+            .collect();
+        let grain = if unknown.len() < 2 * GRAIN { SERIAL } else { GRAIN };
+        spread(&unknown, grain, |(path, stat)| drop(self.content(path, stat)));
+        self.known.save();
+    }
+
+    /// The regular files that were found.
+    fn files(&self) -> impl Iterator<Item = (PathBuf, &Stat)> {
+        self.folders.iter().flat_map(|(folder, found)| {
+            let files = found.entries.iter().filter(|entry| entry.stat.kind == FileKind::File);
+            files.map(move |entry| (folder.join(&entry.name), &entry.stat))
+        })
     }
 
     /// Adds what the links among the wanted paths lead to.

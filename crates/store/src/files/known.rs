@@ -42,6 +42,8 @@ pub struct KnownDigests {
     bytes: Vec<u8>,
     asked: Vec<AtomicBool>,
     fresh: Mutex<HashMap<Inode, Fresh>>,
+    /// Something was read that is to be written down.
+    news: AtomicBool,
 }
 
 /// What was read in this life.
@@ -60,7 +62,26 @@ impl KnownDigests {
         let whole = bytes.get(HEADER..).is_some_and(|records| records.len() % RECORD == 0);
         let bytes = if whole { bytes } else { vec![0; HEADER] };
         let asked = (0..(bytes.len() - HEADER) / RECORD).map(|_| AtomicBool::new(false)).collect();
-        Self { file: file.map(Path::to_owned), trust, bytes, asked, fresh: Mutex::default() }
+        Self {
+            file: file.map(Path::to_owned),
+            trust,
+            bytes,
+            asked,
+            fresh: Mutex::default(),
+            news: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether a file that was seen as `stat` need not be read.
+    pub(super) fn knows(&self, stat: &Stat) -> bool {
+        self.remembered(&self.stamp(stat)).is_some()
+    }
+
+    /// Reads the file again, in case another process has written to it.
+    pub(super) fn take_in(&mut self) {
+        let mut again = Self::open(self.file.as_deref(), self.trust);
+        std::mem::swap(&mut self.bytes, &mut again.bytes);
+        std::mem::swap(&mut self.asked, &mut again.asked);
     }
 
     /// What [`super::FileSource::content`] is to say of a file or directory that was seen as `stat`: remembered, or found by
@@ -94,6 +115,7 @@ impl KnownDigests {
         let content = Content { digest, xattrs };
         let settled = self.trust == Trust::Immutable || stamp.settled(started);
         self.fresh().insert(stat.inode, Fresh { stamp, content, settled });
+        self.news.fetch_or(settled, Ordering::Relaxed);
         Ok(content)
     }
 
@@ -118,11 +140,11 @@ impl KnownDigests {
     /// Writes down what is new. Nothing is lost but time if it fails.
     pub fn save(&self) {
         let Some(file) = &self.file else { return };
-        let mut fresh = std::mem::take(&mut *self.fresh());
-        fresh.retain(|_, fresh| fresh.settled);
-        if fresh.is_empty() {
+        if !self.news.swap(false, Ordering::Relaxed) {
             return;
         }
+        let mut fresh = self.fresh().clone();
+        fresh.retain(|_, fresh| fresh.settled);
         let _ = sealed::write(file, &self.encode(&fresh));
     }
 
