@@ -26,8 +26,8 @@ impl FileSource for View {
 
     fn list(&self, dir: &Path) -> Result<Vec<Entry>, SourceError> {
         let node = self.expect(dir, FileKind::Dir)?;
-        let nodes = View::list(self, &node).map_err(|error| failed(dir, error))?;
-        let named = nodes.into_iter().filter_map(|node| {
+        let nodes = self.list_shared(&node).map_err(|error| failed(dir, error))?;
+        let named = nodes.iter().filter_map(|node| {
             let name = node.path.file_name()?.to_owned();
             Some(Entry { name, stat: node.stat })
         });

@@ -63,10 +63,23 @@ struct Inner {
     digests: Vec<OnceLock<KnownDigests>>,
     /// Directories looked up before, by path.
     known: Mutex<HashMap<PathBuf, Arc<Node>>>,
+    /// Whole directories, for those who list one and then ask for what is in it.
+    listed: Mutex<Listed>,
     /// Keeps the layers from being removed.
     _lease: Option<Lease>,
 }
 
+/// What was listed lately.
+#[derive(Default)]
+struct Listed {
+    /// In byte order of the names.
+    dirs: HashMap<PathBuf, Arc<[Arc<Node>]>>,
+    /// Nodes in all of them.
+    count: usize,
+}
+
+/// So many nodes of listed directories are remembered.
+const LISTED: usize = 20_000;
 /// So many directories are remembered.
 const KNOWN: usize = 10_000;
 
@@ -85,7 +98,9 @@ impl View {
     #[must_use]
     pub fn with_owners(self, owners: Owners) -> Self {
         match Arc::try_unwrap(self.inner) {
-            Ok(inner) => Self { inner: Arc::new(Inner { owners, known: Mutex::default(), ..inner }) },
+            Ok(inner) => Self {
+                inner: Arc::new(Inner { owners, known: Mutex::default(), listed: Mutex::default(), ..inner }),
+            },
             Err(inner) => {
                 let lease: Lease = Box::new(Arc::clone(&inner));
                 let layers = inner.layers.clone();
@@ -95,6 +110,7 @@ impl View {
                         owners,
                         digests: Vec::new(),
                         known: Mutex::default(),
+                        listed: Mutex::default(),
                         _lease: Some(lease),
                     }),
                 }
@@ -124,8 +140,8 @@ impl View {
 
     fn build(dirs: &[PathBuf], lease: Option<Lease>, owners: Owners) -> Self {
         let layers = dirs.iter().rev().map(|dir| Arc::from(dir.as_path())).collect();
-        let (digests, known) = (Vec::new(), Mutex::default());
-        Self { inner: Arc::new(Inner { layers, owners, digests, known, _lease: lease }) }
+        let (digests, known, listed) = (Vec::new(), Mutex::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { layers, owners, digests, known, listed, _lease: lease }) }
     }
 
     /// The root directory. That of no layers at all is empty and root's.
@@ -188,6 +204,10 @@ impl View {
             return Ok(None);
         }
         let path = dir.path.join(name);
+        if let Some(nodes) = self.listed().dirs.get(&dir.path).map(Arc::clone) {
+            let found = nodes.binary_search_by(|node| node.path.as_os_str().cmp(path.as_os_str()));
+            return Ok(found.ok().map(|at| Arc::clone(&nodes[at])));
+        }
         let mut found: Option<Node> = None;
         for (at, number) in dir.parts.iter().enumerate() {
             let layer = &self.inner.layers[*number as usize];
@@ -224,6 +244,26 @@ impl View {
             known.insert(path, Arc::clone(&node));
         }
         Ok(Some(node))
+    }
+
+    /// The contents of a directory, remembered for a while.
+    pub(super) fn list_shared(&self, dir: &Node) -> Result<Arc<[Arc<Node>]>, ViewError> {
+        if let Some(nodes) = self.listed().dirs.get(&dir.path) {
+            return Ok(Arc::clone(nodes));
+        }
+        let nodes: Arc<[_]> = self.list(dir)?.into_iter().map(Arc::new).collect();
+        let mut listed = self.listed();
+        if listed.count + nodes.len() > LISTED {
+            *listed = Listed::default();
+        }
+        if listed.dirs.insert(dir.path.clone(), Arc::clone(&nodes)).is_none() {
+            listed.count += nodes.len();
+        }
+        Ok(nodes)
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Listed> {
+        self.inner.listed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<Node>>> {

@@ -52,7 +52,7 @@ fn write_layers(
         let lowers = stack(&lower);
         writeln!(
             script,
-            "mount -t overlay -o {options},lowerdir={lowers},upperdir={upper},workdir={work} x m; cd m"
+            "mount -t overlay -o {options},volatile,lowerdir={lowers},upperdir={upper},workdir={work} x m; cd m"
         )
         .unwrap();
         for edit in edits {

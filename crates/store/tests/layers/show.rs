@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use quern_store::files::FileKind;
+use quern_store::files::{FileKind, FileSource};
 use quern_store::layers::{Node, Owners, View};
 use quern_testkit::TempSpace;
 
@@ -90,8 +90,24 @@ pub fn of_dir(dir: &Path) -> View {
     View::new(&[dir.to_owned()]).with_owners(Owners::of_current_user())
 }
 
-/// Asserts that every node is found where the walk found it, as it found it.
+/// Asserts that every node is found where the walk found it, as it found it, before its directory is listed and after.
 pub fn assert_found(view: &View) {
+    assert_found_once(view);
+    for node in view.walk(&view.root().unwrap()).map(|node| node.unwrap()).filter(Node::is_dir) {
+        let entries = FileSource::list(view, &node.path).unwrap();
+        let nodes = view.list(&node).unwrap();
+        assert!(
+            entries
+                .iter()
+                .map(|entry| &*entry.name)
+                .eq(nodes.iter().map(|node| node.path.file_name().unwrap()))
+        );
+        assert!(view.find(&node.path.join("absent")).unwrap().is_none());
+    }
+    assert_found_once(view);
+}
+
+fn assert_found_once(view: &View) {
     let root = view.root().unwrap();
     for node in view.walk(&root) {
         let node = node.unwrap();
