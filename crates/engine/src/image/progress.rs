@@ -62,7 +62,8 @@ impl Teller {
                 };
                 state.line.extend_from_slice(bytes);
                 while let Some(end) = state.line.iter().position(|byte| *byte == b'\n') {
-                    let line = String::from_utf8_lossy(&state.line[..end]).into_owned();
+                    let line = state.line[..end].trim_ascii_end();
+                    let line = String::from_utf8_lossy(line).into_owned();
                     state.line.drain(..=end);
                     self.sink.emit(Event::Log { job, step: step.clone(), stream, line });
                 }
