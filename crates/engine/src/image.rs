@@ -16,7 +16,6 @@ pub mod progress;
 pub mod request;
 mod resolve;
 pub mod rootfs;
-mod snapshot;
 
 use std::sync::Arc;
 
@@ -30,11 +29,10 @@ use quern_spec::dockerfile::{parse_dockerfile, plan_stages};
 use quern_spec::source::SourceText;
 
 use crate::images::{ImageError, ImageLayer, ImageRecord, ImageStore, PackError};
+use crate::snapshot::Snapshot;
 use lower::{Lowered, Place, Surroundings, lower};
 use ops::{RunFailure, Tools};
 use request::Request;
-
-pub use snapshot::{Snapshot, SnapshotResults, decode as decode_snapshot};
 
 /// Builds images.
 pub struct ImageBuilder {

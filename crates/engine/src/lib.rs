@@ -25,6 +25,7 @@ pub mod results;
 pub mod roots;
 mod run_job;
 pub mod schedule;
+pub mod snapshot;
 pub mod step_op;
 pub mod submit;
 

@@ -7,7 +7,7 @@ use quern_solver::{CacheError, CacheResult, CacheResultStorage, Remote, SharedRe
 use quern_store::Root;
 use quern_store::layers::LayerStore;
 
-use crate::image::{Snapshot, SnapshotResults, decode_snapshot};
+use crate::snapshot::{self, Snapshot, SnapshotResults};
 use crate::step_op::{self, StepResults};
 
 /// Results of steps and of image builds.
@@ -29,7 +29,7 @@ impl Results {
 
 /// What a cached result needs to stay usable.
 pub fn content_of(id: &str) -> Vec<Root> {
-    match decode_snapshot(id) {
+    match snapshot::decode(id) {
         Some(snapshot) => snapshot.layers().iter().map(|layer| Root::Layer(*layer)).collect(),
         None => step_op::content_of(id),
     }

@@ -26,8 +26,9 @@ use quern_solver::{
 };
 use serde_json::{Value, json};
 
-use super::{Built, Snapshot};
+use super::Built;
 use crate::images::{Form, ImageError, ImageLayer, ImageStore};
+use crate::snapshot::Snapshot;
 
 /// Where a cache is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -31,7 +31,7 @@ pub use image::ImageOp;
 pub use run::{RunFailure, RunOp, placeholder};
 
 use super::rootfs::SnapshotRoots;
-use super::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// What operations work with.
 pub struct Tools {

@@ -8,7 +8,7 @@ use quern_core::port::{Image, Images, Layers as _, PortError, RootFs, RootLayout
 use quern_core::step::Platform;
 use quern_store::layers::LayerStore;
 
-use super::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// Knows the snapshots that steps of this process run in, and passes every other image on.
 pub struct SnapshotRoots {

@@ -9,7 +9,7 @@ use quern_oci::layer::{Codec, Compression};
 use quern_store::layers::{Changes, Files, FlattenError, LayerStore, Times, materialise};
 
 use super::pack::{PackError, pack_changes};
-use crate::image::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// Why files could not be written out.
 #[derive(Debug, thiserror::Error)]

@@ -24,7 +24,7 @@ use quern_store::layers::{LayerStore, ObtainError, Times};
 use super::name::ImageName;
 use super::pack::{PackError, measure_all};
 use super::records::{self, ImageLayer, ImageRecord, LayerRecord};
-use crate::image::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// Keeps images.
 pub struct ImageStore {

@@ -16,7 +16,7 @@ use quern_oci::save::{Archived, Entry, save};
 use super::pack::{PackError, pack};
 use super::records::{self, ImageLayer, ImageRecord};
 use super::store::{ImageError, ImageStore, KnownImage, times};
-use crate::image::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// How an image is written.
 #[derive(Debug, Clone)]

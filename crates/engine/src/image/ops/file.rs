@@ -18,7 +18,7 @@ use quern_store::files::{
 use super::{Defined, Tools, digest_of, once, snapshot_of};
 use crate::image::context::LocalContext;
 use crate::image::ignore::Ignore;
-use crate::image::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// Puts files into a layer above input 0.
 pub struct FileOp {

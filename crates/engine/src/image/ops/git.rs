@@ -9,7 +9,7 @@ use quern_spec::dockerfile::GitSource;
 
 use super::{Defined, Tools, digest_of};
 use crate::image::git;
-use crate::image::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// The files of a commit. The remote is asked each time what the name stands for, unless a commit is given.
 pub struct GitOp {

@@ -12,8 +12,8 @@ use quern_oci::registry::Validators;
 use quern_solver::{Blocking, CacheMap, MapStep, Op, OpContext, OpError, SharedResult};
 
 use super::{Defined, Tools, digest_of};
-use crate::image::snapshot::Snapshot;
 use crate::images::records::{self, WebRecord};
+use crate::snapshot::Snapshot;
 
 /// A file system with one file, fetched. With a checksum the server is asked only if the file is in no cache; else it is asked
 /// each time whether the file changed.

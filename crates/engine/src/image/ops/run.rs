@@ -12,7 +12,7 @@ use quern_solver::{
 };
 
 use super::{Defined, Sources, Tools, digest_of, once, selected, snapshot_of};
-use crate::image::snapshot::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// A program that runs in input 0, with other inputs mounted.
 ///
