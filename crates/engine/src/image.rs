@@ -19,7 +19,7 @@ pub mod rootfs;
 
 use std::sync::Arc;
 
-use quern_core::event::Sink;
+use quern_core::event::{Event, Sink};
 use quern_core::port::{Cancel, Clock, Ids};
 use quern_core::{Digest, Timestamp, Version};
 use quern_oci::document::{Document, ImageConfig, RootFs, media};
@@ -124,6 +124,11 @@ impl ImageBuilder {
         let Some(mut plan) = plan else { return Err(wrong(diagnostics)) };
         let stop = cancel_of(cancel);
         let outside = self.resolve(&mut plan, request, &mut diagnostics, &stop)?;
+        let unused = plan.unused_build_args();
+        if !unused.is_empty() {
+            let message = format!("no ARG declares {}; the value is not used", unused.join(", "));
+            self.sink.emit(Event::Warning { message });
+        }
         let around = Surroundings {
             request,
             tools: Arc::clone(&self.tools),

@@ -86,9 +86,6 @@ pub struct ImageBuild {
     /// Network of RUN steps that name none
     #[arg(long, value_name = "MODE", value_parser = ["default", "host", "none"], default_value = "default")]
     pub network: String,
-    /// A line for /etc/hosts of RUN steps: NAME:ADDRESS
-    #[arg(long, value_name = "NAME:ADDRESS")]
-    pub add_host: Vec<String>,
     /// Upload the image to the registry of its name
     #[arg(long)]
     pub push: bool,
