@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod build;
+mod image;
 mod verbs;
 pub use build::{Build, BuildOther, ImageBuild};
+pub use image::{Image, ImageList, ImageSave};
 pub use verbs::{
     Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, JobFilter, List, Logs,
     Prune, Put, PutFile, RepoSpec, Run, Start, Stop, Update, Why,
@@ -160,6 +162,9 @@ pub enum Verb {
     Why(Why),
     /// Build an image from a Dockerfile
     Build(Box<Build>),
+    /// List, pull, push, save, load, name and remove images
+    #[command(subcommand)]
+    Image(Image),
     /// Show how much disk is used, and by what
     Du,
     /// Remove what nothing refers to

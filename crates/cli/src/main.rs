@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod config;
 mod failure;
+mod interrupt;
 mod print;
 mod progress;
 mod table;
@@ -20,7 +21,7 @@ use args::{
     Run, Start, Stop, Update, Verb,
 };
 use commands::pipeline::Mode;
-use commands::{branch, commit, datum, file, flush, image_build, job, pipeline, repo, state};
+use commands::{branch, commit, datum, file, flush, image, image_build, job, pipeline, repo, state};
 use failure::Failure;
 use wiring::Home;
 
@@ -91,6 +92,7 @@ fn run(home: &Home, verb: Verb) -> Result<(), Failure> {
             }
             None => image_build::build(home, &build.image),
         },
+        Verb::Image(command) => image::run(home, &command),
         Verb::Logs(args) => datum::logs(home, &args),
         Verb::Why(args) => datum::why(home, &args.job),
         Verb::Du => state::du(home),

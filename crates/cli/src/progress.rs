@@ -1,6 +1,7 @@
 //! What a person sees while work goes on: one event stream, four faces.
 
 mod build;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -16,6 +17,7 @@ use crate::args::Progress;
 use crate::table::{duration, printable};
 
 pub use build::BuildReporter;
+pub use transfer::TransferReporter;
 
 /// Shows events on standard error until dropped.
 pub struct Reporter {

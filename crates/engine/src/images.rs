@@ -16,7 +16,9 @@
 mod directory;
 pub mod files;
 pub mod host;
+mod load;
 mod name;
+mod names;
 pub mod pack;
 mod programs;
 pub mod records;
@@ -40,7 +42,9 @@ use quern_oci::document::Defaults;
 use quern_oci::{Layout, Limits, UnpackOptions, unpack_image};
 use serde::{Deserialize, Serialize};
 
+pub use load::Loaded;
 pub use name::{ImageName, InvalidImageName};
+pub use names::{NamedImage, Removed, created};
 pub use pack::PackError;
 pub use records::{ImageLayer, ImageRecord};
 pub use store::{Freshness, ImageError, ImageStore, KnownImage};

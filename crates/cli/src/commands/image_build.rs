@@ -3,11 +3,10 @@
 mod cache;
 mod context;
 mod options;
-mod output;
+pub mod output;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use quern_core::step::Network;
 use quern_engine::image::request::{Place, Request};
@@ -15,16 +14,15 @@ use quern_engine::image::{BuildError, Built};
 use quern_engine::images::{ImageRecord, KnownImage};
 use quern_oci::Reference;
 use quern_oci::document::Document;
-use quern_solver::CancelToken;
 use quern_spec::diagnostic::{Diagnostic, Diagnostics, Plain, render};
 use quern_spec::dockerfile::Platform;
 use quern_spec::source::SourceText;
 
 use crate::args::ImageBuild;
 use crate::failure::{Failure, Kind, eprint_line};
-use crate::print;
 use crate::progress::BuildReporter;
 use crate::wiring::Home;
+use crate::{interrupt, print};
 use context::Context;
 use output::Output;
 
@@ -40,7 +38,7 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     let images = home.image_store()?;
     let sources = cache::Sources::open(&images, args)?;
     let targets = cache::Target::all(args)?;
-    let cancel = interruptible()?;
+    let cancel = interrupt::token()?;
     let reporter = Arc::new(BuildReporter::new(if args.quiet {
         crate::args::Progress::Quiet
     } else {
@@ -195,24 +193,6 @@ fn names(texts: &[String]) -> Result<Vec<Reference>, Failure> {
     texts.iter().map(|text| text.parse().map_err(|error| Failure::input(format!("--tag: {error}")))).collect()
 }
 
-/// A token that Ctrl-C sets; a second one ends the program at once.
-fn interruptible() -> Result<CancelToken, Failure> {
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&interrupted))?;
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
-    }
-    let token = CancelToken::new();
-    let cancel = token.clone();
-    std::thread::spawn(move || {
-        while !interrupted.load(Ordering::Relaxed) {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-        cancel.cancel();
-    });
-    Ok(token)
-}
-
 /// What a build that failed says, with the place in the Dockerfile.
 fn failed(error: BuildError) -> Failure {
     match error {
@@ -251,13 +231,17 @@ pub fn image_failed(error: quern_engine::images::ImageError) -> Failure {
     use quern_engine::images::ImageError;
     let kind = match &error {
         ImageError::Unknown(_)
+        | ImageError::SeveralIds(_)
+        | ImageError::SeveralNames { .. }
         | ImageError::Gone(_)
         | ImageError::Platform { .. }
         | ImageError::Registry(_) => Kind::Named,
-        ImageError::Layout(_) | ImageError::Problem(_) | ImageError::Config(_) | ImageError::Unpack(_) => {
-            Kind::Input
-        }
-        ImageError::Compression(_) | ImageError::Name(_) => Kind::Input,
+        ImageError::Layout(_)
+        | ImageError::Blob(_)
+        | ImageError::Problem(_)
+        | ImageError::Config(_)
+        | ImageError::Unpack(_) => Kind::Input,
+        ImageError::Compression(_) | ImageError::Name(_) | ImageError::Digested(_) => Kind::Input,
         ImageError::Cancelled => Kind::Interrupted,
         _ => Kind::Internal,
     };

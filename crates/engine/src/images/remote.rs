@@ -1,12 +1,14 @@
 //! Images of registries.
 
-use quern_core::Version;
-use quern_core::step::Platform;
-use quern_oci::image::Stored;
-use quern_oci::registry::{Transfer, pull, push};
-use quern_oci::{Limits, Reference};
+use std::collections::BTreeMap;
 
-use super::records::{ImageLayer, ImageRecord};
+use quern_core::port::{self, PortError};
+use quern_core::step::Platform;
+use quern_core::{Digest, Version};
+use quern_oci::registry::{Transfer, pull, push};
+use quern_oci::{Descriptor, Reference};
+
+use super::records::{self, ImageLayer, ImageRecord};
 use super::store::{ImageError, ImageStore, KnownImage};
 use super::write::Form;
 
@@ -57,14 +59,56 @@ impl ImageStore {
         form: &Form,
         reference: &Reference,
         transfer: &Transfer<'_>,
-    ) -> Result<quern_oci::Descriptor, ImageError> {
-        let root = match &image.record.manifest {
-            Some(manifest) if self.blobs.contains(&manifest.digest)? => manifest.clone(),
-            _ => self.manifest(image, form)?.descriptor,
-        };
-        let limits = Limits::default();
-        let stored = Stored { blobs: &*self.blobs, document_limit: limits.document };
-        push(&*self.registry, &stored, &root, reference, transfer)?;
+    ) -> Result<Descriptor, ImageError> {
+        let root = self.root(image, form)?;
+        self.push_root(&root, reference, transfer)?;
         Ok(root)
+    }
+
+    /// Uploads a manifest or an index with everything it names, which is in the store.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn push_root(
+        &self,
+        root: &Descriptor,
+        reference: &Reference,
+        transfer: &Transfer<'_>,
+    ) -> Result<(), ImageError> {
+        let homes = self.homes(reference)?;
+        let mounts = |blob: &Digest| homes.get(blob).cloned().unwrap_or_default();
+        let Transfer { parallel, limits, progress, cancel, .. } = transfer;
+        let (limits, cancel) = (limits.clone(), cancel.clone());
+        let transfer = Transfer { parallel: *parallel, limits, progress, mounts: &mounts, cancel };
+        Ok(push(&*self.registry, &self.stored(), root, reference, &transfer)?)
+    }
+
+    /// Repositories of the same registry from which images with these blobs came, so that they need not be sent.
+    fn homes(&self, reference: &Reference) -> Result<BTreeMap<Digest, Vec<String>>, PortError> {
+        let mut homes: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        for (_, image) in port::read(&*self.meta, |r| records::images(r))? {
+            let origin = image.origin.as_ref().and_then(|origin| origin.parse::<Reference>().ok());
+            let Some(origin) = origin.filter(|origin| origin.registry() == reference.registry()) else {
+                continue;
+            };
+            for blob in image.layers.iter().filter_map(|layer| layer.blob.as_ref()) {
+                let known = homes.entry(blob.digest).or_default();
+                if known.iter().all(|name| name != origin.repository()) {
+                    known.push(origin.repository().to_owned());
+                }
+            }
+        }
+        Ok(homes)
+    }
+
+    /// The manifest by which an image came, or one made now.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn root(&self, image: &KnownImage, form: &Form) -> Result<Descriptor, ImageError> {
+        match &image.record.manifest {
+            Some(manifest) if self.blobs.contains(&manifest.digest)? => Ok(manifest.clone()),
+            _ => Ok(self.manifest(image, form)?.descriptor),
+        }
     }
 }

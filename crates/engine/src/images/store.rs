@@ -64,6 +64,20 @@ pub enum ImageError {
     /// Nobody knows it.
     #[error("there is no image `{0}` here; `quern image ls` lists what there is")]
     Unknown(String),
+    /// The start of several ids.
+    #[error("several images have ids that start with `{0}`; write more of it")]
+    SeveralIds(String),
+    /// An id whose names would all go.
+    #[error("image {id} has several names ({}); remove them one by one, or all with --force", names.join(", "))]
+    SeveralNames {
+        /// Which image.
+        id: Digest,
+        /// What it is called.
+        names: Vec<String>,
+    },
+    /// A new name must be free to stand for anything.
+    #[error("`{0}` has a digest, which cannot be given to an image; write NAME[:TAG]")]
+    Digested(String),
     /// It is for something else.
     #[error("`{name}` is an image for {found}, not for {wanted}")]
     Platform {
@@ -86,6 +100,9 @@ pub enum ImageError {
     /// Its config cannot be read.
     #[error("the config of the image is not valid: {0}")]
     Config(#[from] InvalidDocument),
+    /// A blob is not what was announced.
+    #[error(transparent)]
+    Blob(BlobError),
     /// It cannot be unpacked.
     #[error("the image cannot be unpacked: {0}")]
     Unpack(#[from] UnpackError),
@@ -318,7 +335,12 @@ impl ImageStore {
         ImageError: From<S::Error>,
     {
         if !self.blobs.contains(&blob.digest)? {
-            self.blobs.put_stream(&mut place.open(blob)?)?;
+            self.blobs.put_stream(&mut place.open(blob)?).map_err(|error| match &error {
+                PortError::Io { source, .. } => {
+                    BlobError::from_io(source).map_or(error.into(), ImageError::Blob)
+                }
+                _ => error.into(),
+            })?;
         }
         Ok(())
     }

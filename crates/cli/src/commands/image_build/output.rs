@@ -36,8 +36,11 @@ enum OutputKind {
     Tar(Dest),
 }
 
-enum Dest {
+/// Where an archive goes.
+pub enum Dest {
+    /// Standard output.
     Stdout,
+    /// A file, which appears at once and whole.
     File(PathBuf),
 }
 
@@ -64,10 +67,6 @@ impl Output {
         let mut fields = Fields::parse("--output", text)?;
         let kind = fields.need(&["type"])?;
         let dest = fields.take(&["dest"]);
-        let file = |dest: Option<String>| match dest.as_deref() {
-            None | Some("-") => Dest::Stdout,
-            Some(path) => Dest::File(path.into()),
-        };
         let kind = match kind.as_str() {
             "image" | "registry" => OutputKind::Image {
                 push: fields.flag("push", kind == "registry")?,
@@ -76,8 +75,10 @@ impl Output {
             "oci" | "docker" if dest.is_none() && kind == "docker" => {
                 OutputKind::Image { push: false, store: true }
             }
-            "oci" | "docker" => OutputKind::Archive { docker: kind == "docker", dest: file(dest) },
-            "tar" => OutputKind::Tar(file(dest)),
+            "oci" | "docker" => {
+                OutputKind::Archive { docker: kind == "docker", dest: Dest::of(dest.as_deref()) }
+            }
+            "tar" => OutputKind::Tar(Dest::of(dest.as_deref())),
             "local" => {
                 let dest =
                     dest.ok_or_else(|| fields.wrong("`dest` is missing: the directory to write to"))?;
@@ -115,7 +116,8 @@ impl Output {
         match &self.kind {
             OutputKind::Image { push: false, .. } => Ok(()),
             OutputKind::Image { push: true, .. } => {
-                crate::commands::image::push(home, images, image, &self.form, names)
+                let root = images.root(image, &self.form).map_err(image_failed)?;
+                crate::commands::image::push(home, images, &root, names, false)
             }
             OutputKind::Archive { docker, dest } => {
                 let manifest = images.manifest(image, &self.form).map_err(image_failed)?;
@@ -124,11 +126,11 @@ impl Output {
                     os: image.config.platform.os.clone(),
                     arch: image.config.platform.architecture.clone(),
                 });
-                to(dest, |out| images.save(&[entry], platform, out).map(drop).map_err(image_failed))
+                dest.write(|out| images.save(&[entry], platform, out).map(drop).map_err(image_failed))
             }
             OutputKind::Local(dir) => files::to_directory(images.layers(), &built.snapshot, dir)
                 .map_err(|error| Failure::new(Kind::Internal, error)),
-            OutputKind::Tar(dest) => to(dest, |out| {
+            OutputKind::Tar(dest) => dest.write(|out| {
                 files::to_archive(images.layers(), &built.snapshot, out)
                     .map_err(|error| Failure::new(Kind::Internal, error))
             }),
@@ -158,28 +160,36 @@ fn form(fields: &mut Fields, docker: bool) -> Result<Form, Failure> {
     compression(fields, Form { format, ..Form::default() })
 }
 
-/// Writes to a file, which appears at once and whole, or to standard output.
-fn to(dest: &Dest, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
-    match dest {
-        Dest::Stdout => {
-            let mut out = io::BufWriter::new(io::stdout().lock());
-            write(&mut out)?;
-            Ok(out.flush()?)
+impl Dest {
+    /// `-` and nothing are standard output.
+    pub fn of(text: Option<&str>) -> Self {
+        match text {
+            None | Some("-") => Self::Stdout,
+            Some(path) => Self::File(path.into()),
         }
-        Dest::File(path) => {
-            let folder =
-                path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let failed = |error: io::Error| {
-                Failure::new(Kind::Input, format!("cannot write `{}`: {error}", path.display()))
-            };
-            let file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-            let mut out = io::BufWriter::with_capacity(1 << 20, file);
-            write(&mut out)?;
-            let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-            File::set_permissions(file.as_file(), mode).map_err(failed)?;
-            file.persist(path).map_err(|error| failed(error.error))?;
-            Ok(())
-        }
+    }
+
+    /// Lets `write` write there.
+    pub fn write(&self, write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<(), Failure> {
+        let path = match self {
+            Self::File(path) => path,
+            Self::Stdout => {
+                let mut out = io::BufWriter::new(io::stdout().lock());
+                write(&mut out)?;
+                return Ok(out.flush()?);
+            }
+        };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let failed = |error: io::Error| {
+            Failure::new(Kind::Input, format!("cannot write `{}`: {error}", path.display()))
+        };
+        let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+        let mut out = io::BufWriter::with_capacity(1 << 20, file);
+        write(&mut out)?;
+        let file = out.into_inner().map_err(|error| failed(error.into_error()))?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        File::set_permissions(file.as_file(), mode).map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        Ok(())
     }
 }
