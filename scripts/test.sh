@@ -15,6 +15,7 @@ need busybox busybox-static
 need crun crun
 need skopeo skopeo
 need docker-registry docker-registry
+need curl curl
 need openssl openssl
 need setpriv util-linux
 if [ -n "$missing" ]; then

@@ -13,6 +13,7 @@ mod ignore;
 pub mod lower;
 pub mod ops;
 pub mod progress;
+pub mod provenance;
 pub mod request;
 mod resolve;
 pub mod rootfs;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use quern_core::event::{Event, Sink};
 use quern_core::port::{Cancel, Clock, Ids};
-use quern_core::{Digest, Timestamp, Version};
+use quern_core::{Digest, Id, Timestamp, Version};
 use quern_oci::document::{Document, ImageConfig, RootFs, media};
 use quern_solver::{CacheManager, CachedResult, CancelToken, GraphError, JobError, SolveError, Solver};
 use quern_spec::diagnostic::Diagnostics;
@@ -32,6 +33,7 @@ use crate::images::{ImageError, ImageLayer, ImageRecord, ImageStore, PackError};
 use crate::snapshot::Snapshot;
 use lower::{Lowered, Place, Surroundings, lower};
 use ops::{RunFailure, Tools};
+use provenance::{Account, Materials};
 use request::Request;
 
 /// Builds images.
@@ -62,6 +64,8 @@ pub struct Built {
     pub result: CachedResult,
     /// What was remarked on the way.
     pub warnings: Diagnostics,
+    /// What is told of it to others.
+    pub account: Account,
 }
 
 /// Why there is no image.
@@ -114,6 +118,8 @@ impl ImageBuilder {
         caches: Vec<Arc<dyn CacheManager>>,
         cancel: &CancelToken,
     ) -> Result<Built, BuildError> {
+        let (id, began) = (self.ids.fresh(), self.clock.now());
+        let materials = Arc::new(Materials::default());
         let (dockerfile, mut diagnostics) = parse_dockerfile(&request.dockerfile);
         let wrong = |diagnostics| BuildError::Dockerfile(request.dockerfile.clone(), diagnostics);
         if diagnostics.has_errors() {
@@ -124,6 +130,7 @@ impl ImageBuilder {
         let Some(mut plan) = plan else { return Err(wrong(diagnostics)) };
         let stop = cancel_of(cancel);
         let outside = self.resolve(&mut plan, request, &mut diagnostics, &stop)?;
+        materials.images(request, &outside);
         let unused = plan.unused_build_args();
         if !unused.is_empty() {
             let message = format!("no ARG declares {}; the value is not used", unused.join(", "));
@@ -136,23 +143,25 @@ impl ImageBuilder {
             context: Arc::new(self.local(&request.context)),
             outside,
             caches,
+            materials: Arc::clone(&materials),
         };
         let lowered = lower(&plan, &around, &mut diagnostics)?;
         let Some(lowered) = lowered else { return Err(wrong(diagnostics)) };
-        let result = self.solve(request, &lowered, cancel)?;
+        let result = self.solve(id, request, &lowered, cancel)?;
         let snapshot = result.get::<Snapshot>().cloned().expect("every operation here gives a snapshot");
+        let account = Account::new(id, (began, self.clock.now()), &materials, &lowered);
         let mut config = lowered.config;
         config::label(&mut config.config, &request.labels);
-        Ok(Built { snapshot, config, result, warnings: diagnostics })
+        Ok(Built { snapshot, config, result, warnings: diagnostics, account })
     }
 
     fn solve(
         &self,
+        id: Id,
         request: &Request,
         lowered: &Lowered,
         cancel: &CancelToken,
     ) -> Result<CachedResult, BuildError> {
-        let id = self.ids.fresh();
         let job = self.solver.job(format!("image {id}"))?;
         let watching = progress::watch(&job, id, lowered, Arc::clone(&self.sink));
         let built = job.build_until(&lowered.graph.edge(lowered.target, 0), cancel);

@@ -144,6 +144,22 @@ pub struct Metadata {
     /// Its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_on: Option<String>,
+    /// Whether everything was listed; BuildKit's addition to the form.
+    #[serde(default, rename = "buildkit_completeness", skip_serializing_if = "Option::is_none")]
+    pub completeness: Option<Completeness>,
+    /// Whether whoever built says that the same input gives the same bytes; BuildKit's addition.
+    #[serde(default, rename = "buildkit_reproducible")]
+    pub reproducible: bool,
+}
+
+/// What of a statement is all there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Completeness {
+    /// The parameters.
+    pub request: bool,
+    /// What was read.
+    pub resolved_dependencies: bool,
 }
 
 /// Something that was read or written.
@@ -248,7 +264,7 @@ mod tests {
                     "externalParameters": {"target": "app"},
                     "resolvedDependencies": [{"uri": "pkg:docker/debian@12"}]
                 },
-                "runDetails": {"builder": {"id": ""}, "metadata": {"startedOn": "2026-01-02T03:04:05Z"}}
+                "runDetails": {"builder": {"id": ""}, "metadata": {"startedOn": "2026-01-02T03:04:05Z", "buildkit_reproducible": false}}
             }
         });
         assert_eq!(statement, expected);

@@ -110,10 +110,11 @@ pub struct ImageBuild {
     /// Print only the image's id
     #[arg(short, long)]
     pub quiet: bool,
-    /// Attach a statement of how it was made: true, false, mode=min or mode=max
+    /// Attach a statement of how it was made to what is uploaded or written with type=oci: true (the default), false,
+    /// mode=min or mode=max[,builder-id=ADDRESS][,reproducible=true]
     #[arg(long, value_name = "MODE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub provenance: Option<String>,
-    /// Attach a list of what is in it, made by this program (NAME gets the root file system and writes SPDX JSON)
+    /// Attach a list of what is in it, made by this program (it gets the root file system as a directory and writes SPDX JSON)
     #[arg(long, value_name = "generator=PROGRAM", require_equals = true)]
     pub sbom: Option<String>,
     /// Check the Dockerfile and build nothing

@@ -4,6 +4,7 @@ mod cache;
 mod context;
 mod options;
 pub mod output;
+mod statements;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use quern_core::step::Network;
 use quern_engine::image::request::{Place, Request};
 use quern_engine::image::{BuildError, Built};
 use quern_engine::images::{ImageRecord, KnownImage};
-use quern_oci::Reference;
 use quern_oci::document::Document;
+use quern_oci::{Descriptor, Reference};
 use quern_spec::diagnostic::{Diagnostic, Diagnostics, Plain, render};
 use quern_spec::dockerfile::Platform;
 use quern_spec::source::SourceText;
@@ -25,10 +26,13 @@ use crate::wiring::Home;
 use crate::{interrupt, print};
 use context::Context;
 use output::Output;
+use serde_json::Value;
+use statements::{Statements, Wanted};
 
 /// `build`
 pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     let outputs = Output::all(args)?;
+    let wanted = Wanted::of(args)?;
     let names = names(&args.tag)?;
     let context = Context::open(args)?;
     let request = request(args, &context)?;
@@ -56,7 +60,9 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     for target in &targets {
         target.export(&images, &built)?;
     }
-    deliver(home, args, &outputs, &names, &Made { built, record, config })
+    let attaching = outputs.iter().any(Output::holds_statements);
+    let statements = wanted.make(home, &request, &built, attaching)?;
+    deliver(home, args, &outputs, &names, &Made { built, record, config, statements })
 }
 
 /// What a build made.
@@ -67,6 +73,8 @@ pub struct Made {
     pub record: ImageRecord,
     /// The image's config.
     pub config: Document,
+    /// What is said about it.
+    pub statements: Statements,
 }
 
 fn deliver(
@@ -81,8 +89,9 @@ fn deliver(
     let keys: Vec<String> = names.iter().map(ToString::to_string).collect();
     let id = made.record.id;
     let image: KnownImage = images.with_config(made.record.clone()).map_err(image_failed)?;
+    let mut written = None;
     for output in outputs {
-        output.write(home, &images, &image, &made.built, names)?;
+        written = output.write(home, &images, &image, made, names)?.or(written);
     }
     if outputs.iter().any(Output::keeps) {
         images.put(&keys, &image.record)?;
@@ -91,10 +100,7 @@ fn deliver(
         std::fs::write(file, id.to_string())?;
     }
     if let Some(file) = &args.metadata_file {
-        let metadata = serde_json::json!({
-            "containerimage.config.digest": id.to_string(),
-            "image.name": keys.join(","),
-        });
+        let metadata = metadata(made, written.as_ref(), &keys);
         std::fs::write(file, format!("{metadata:#}\n"))?;
     }
     if args.quiet {
@@ -105,6 +111,25 @@ fn deliver(
         home.say(&format!("named {}", name.familiar()));
     }
     Ok(())
+}
+
+/// What buildx writes about a build, under its names. An image that was only kept has no manifest yet; there its id stands.
+fn metadata(made: &Made, written: Option<&Descriptor>, names: &[String]) -> Value {
+    let id = made.record.id.to_string();
+    let digest = written.map_or_else(|| id.clone(), |root| root.digest.to_string());
+    let mut metadata = serde_json::json!({
+        "buildx.build.provenance": made.statements.provenance,
+        "buildx.build.ref": format!("quern/local/{}", made.built.account.invocation),
+        "containerimage.config.digest": id,
+        "containerimage.digest": digest,
+    });
+    if let Some(root) = written {
+        metadata["containerimage.descriptor"] = serde_json::json!(root);
+    }
+    if !names.is_empty() {
+        metadata["image.name"] = names.join(",").into();
+    }
+    metadata
 }
 
 /// Checks a Dockerfile without building it.
@@ -167,6 +192,7 @@ fn request(args: &ImageBuild, context: &Context) -> Result<Request, Failure> {
         secrets: pairs(&args.secret)?,
         agents,
         contexts,
+        origin: context.origin.clone(),
     })
 }
 

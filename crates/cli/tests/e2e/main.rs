@@ -8,6 +8,7 @@ mod failures;
 mod histories;
 mod image_builds;
 mod image_space;
+mod image_statements;
 mod kills;
 mod lifecycle;
 mod processes;

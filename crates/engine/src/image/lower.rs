@@ -19,6 +19,7 @@ use quern_spec::source::Span;
 use super::config;
 use super::context::LocalContext;
 use super::ops::{self, Defined, FileOp, ImageOp, MergeOp, ScratchOp, Tools};
+use super::provenance::Materials;
 use super::request::Request;
 use crate::images::{ImageStore, KnownImage};
 
@@ -45,6 +46,8 @@ pub struct Surroundings<'a> {
     pub outside: BTreeMap<(Origin, String), Outside>,
     /// Caches to ask besides the solver's own.
     pub caches: Vec<Arc<dyn CacheManager>>,
+    /// Hears what was read from elsewhere.
+    pub materials: Arc<Materials>,
 }
 
 /// A build as a graph.

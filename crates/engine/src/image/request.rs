@@ -35,6 +35,17 @@ pub struct Request {
     pub agents: BTreeMap<String, PathBuf>,
     /// Named contexts.
     pub contexts: BTreeMap<String, Place>,
+    /// Where the context was fetched from; none if it was a directory here.
+    pub origin: Option<FetchedContext>,
+}
+
+/// Where a context came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchedContext {
+    /// Its address, without user and password.
+    pub uri: String,
+    /// Name of the function to hexadecimal digest of what was there.
+    pub digest: BTreeMap<String, String>,
 }
 
 /// A directory, and what of it does not count.

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use quern_engine::image::git;
-use quern_engine::image::request::{Directory, Place};
+use quern_engine::image::request::{Directory, FetchedContext, Place};
 use quern_oci::UnpackOptions;
 use quern_oci::archive::open_archive;
 use quern_oci::registry::Validators;
@@ -28,6 +28,8 @@ pub struct Context {
     pub dockerfile: SourceText,
     /// The build context.
     pub directory: Directory,
+    /// Where it was fetched from.
+    pub origin: Option<FetchedContext>,
     /// Removed when the build has ended.
     _temporary: Option<TempDir>,
 }
@@ -51,10 +53,16 @@ impl Context {
                 std::fs::create_dir_all(&scratch)?;
                 std::fs::create_dir_all(&tree)?;
                 let keep = args.build_arg.iter().any(|arg| arg == "BUILDKIT_CONTEXT_KEEP_GIT_DIR=1");
-                let fetched = git::resolve(&source)
-                    .and_then(|commit| git::check_out(&source, &commit, keep, &scratch, &tree));
-                fetched.map_err(Failure::named)?;
-                Self::in_directory(args, tree, Some(temporary))
+                let commit = git::resolve(&source).map_err(Failure::named)?;
+                git::check_out(&source, &commit, keep, &scratch, &tree).map_err(Failure::named)?;
+                let function = if commit.len() == 64 { "sha256" } else { "sha1" };
+                let fragment = source.reference.as_ref().map(|name| format!("#{name}")).unwrap_or_default();
+                let origin = FetchedContext {
+                    uri: format!("{}{fragment}", git::shown(&source.remote)),
+                    digest: BTreeMap::from([(function.to_owned(), commit)]),
+                };
+                let context = Self::in_directory(args, tree, Some(temporary))?;
+                Ok(Self { origin: Some(origin), ..context })
             }
             SourcePath::Http(address) => {
                 let fetched = crate::wiring::registry().fetch(&address, &Validators::default());
@@ -77,7 +85,7 @@ impl Context {
             None => find_dockerfile(&path)?,
         };
         let ignore = ignore(&path, &dockerfile)?;
-        Ok(Self { dockerfile, directory: Directory { path, ignore }, _temporary: temporary })
+        Ok(Self { dockerfile, directory: Directory { path, ignore }, origin: None, _temporary: temporary })
     }
 
     /// An archive of a context, or a Dockerfile alone, with nothing to copy.
@@ -100,7 +108,7 @@ impl Context {
             return Err(Failure::input(message));
         }
         let dockerfile = text("Dockerfile", io::Cursor::new(start).chain(stream))?;
-        Ok(Self { dockerfile, directory: Directory::whole(tree), _temporary: Some(temporary) })
+        Ok(Self { dockerfile, directory: Directory::whole(tree), origin: None, _temporary: Some(temporary) })
     }
 
     /// The named contexts.

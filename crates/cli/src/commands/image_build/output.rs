@@ -5,15 +5,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use quern_core::step::Platform;
-use quern_engine::image::Built;
 use quern_engine::images::{Form, ImageStore, KnownImage, files};
-use quern_oci::Reference;
 use quern_oci::document::Format;
 use quern_oci::layer::Codec;
 use quern_oci::save::Entry;
+use quern_oci::{Descriptor, Reference};
 
-use super::image_failed;
 use super::options::Fields;
+use super::{Made, image_failed};
 use crate::args::ImageBuild;
 use crate::failure::{Failure, Kind};
 use crate::wiring::Home;
@@ -103,37 +102,52 @@ impl Output {
         matches!(self.kind, OutputKind::Image { store: true, .. })
     }
 
-    /// Writes the image.
+    /// Whether statements about the image go where it goes.
+    pub fn holds_statements(&self) -> bool {
+        matches!(self.kind, OutputKind::Image { push: true, .. } | OutputKind::Archive { docker: false, .. })
+    }
+
+    /// Writes the image, and tells what stands for it there.
     pub fn write(
         &self,
         home: &Home,
         images: &ImageStore,
         image: &KnownImage,
-        built: &Built,
+        made: &Made,
         names: &[Reference],
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<Descriptor>, Failure> {
         let names = if self.names.is_empty() { names } else { &self.names };
         match &self.kind {
-            OutputKind::Image { push: false, .. } => Ok(()),
+            OutputKind::Image { push: false, .. } => Ok(None),
             OutputKind::Image { push: true, .. } => {
-                let root = images.root(image, &self.form).map_err(image_failed)?;
-                crate::commands::image::push(home, images, &root, names, false)
+                let manifest = images.root(image, &self.form).map_err(image_failed)?;
+                let root = made.statements.beside(images, manifest, names)?;
+                crate::commands::image::push(home, images, &root, names, false)?;
+                Ok(Some(root))
             }
             OutputKind::Archive { docker, dest } => {
-                let manifest = images.manifest(image, &self.form).map_err(image_failed)?;
-                let entry = Entry { names: names.to_vec(), root: manifest.descriptor };
+                let manifest = images.manifest(image, &self.form).map_err(image_failed)?.descriptor;
+                let root = match docker {
+                    true => manifest,
+                    false => made.statements.beside(images, manifest, names)?,
+                };
+                let entry = Entry { names: names.to_vec(), root: root.clone() };
                 let platform = docker.then(|| Platform {
                     os: image.config.platform.os.clone(),
                     arch: image.config.platform.architecture.clone(),
                 });
-                dest.write(|out| images.save(&[entry], platform, out).map(drop).map_err(image_failed))
+                dest.write(|out| images.save(&[entry], platform, out).map(drop).map_err(image_failed))?;
+                Ok(Some(root))
             }
-            OutputKind::Local(dir) => files::to_directory(images.layers(), &built.snapshot, dir)
+            OutputKind::Local(dir) => files::to_directory(images.layers(), &made.built.snapshot, dir)
+                .map(|()| None)
                 .map_err(|error| Failure::new(Kind::Internal, error)),
-            OutputKind::Tar(dest) => dest.write(|out| {
-                files::to_archive(images.layers(), &built.snapshot, out)
-                    .map_err(|error| Failure::new(Kind::Internal, error))
-            }),
+            OutputKind::Tar(dest) => dest
+                .write(|out| {
+                    files::to_archive(images.layers(), &made.built.snapshot, out)
+                        .map_err(|error| Failure::new(Kind::Internal, error))
+                })
+                .map(|()| None),
         }
     }
 }

@@ -94,13 +94,13 @@ impl Lowering<'_> {
         let (vertex, path, unpack) = match source {
             SourcePath::Local(_) => return None,
             SourcePath::Http(address) => {
-                let op = HttpOp::new(&tools, address, copy.checksum.as_deref());
+                let op = HttpOp::new(&tools, &self.around.materials, address, copy.checksum.as_deref());
                 let path = PathBuf::from(op.file_name());
                 (self.add(op, &format!("{name} (fetch)"), &[]), path, copy.unpack == Unpack::All)
             }
             SourcePath::Git(git) => {
                 let keep = copy.keep_git_dir.unwrap_or(false);
-                let op = GitOp::new(&tools, git, copy.checksum.as_deref(), keep);
+                let op = GitOp::new(&tools, &self.around.materials, git, copy.checksum.as_deref(), keep);
                 (self.add(op, &format!("{name} (clone)"), &[]), PathBuf::from("/"), false)
             }
         };

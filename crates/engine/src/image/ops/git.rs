@@ -9,11 +9,13 @@ use quern_spec::dockerfile::GitSource;
 
 use super::{Defined, Tools, digest_of};
 use crate::image::git;
+use crate::image::provenance::Materials;
 use crate::snapshot::Snapshot;
 
 /// The files of a commit. The remote is asked each time what the name stands for, unless a commit is given.
 pub struct GitOp {
     tools: Arc<Tools>,
+    materials: Arc<Materials>,
     source: GitSource,
     /// What the commit must begin with.
     checksum: Option<String>,
@@ -23,10 +25,17 @@ pub struct GitOp {
 
 impl GitOp {
     /// The files of a repository.
-    pub fn new(tools: &Arc<Tools>, source: &GitSource, checksum: Option<&str>, keep_git_dir: bool) -> Self {
+    pub fn new(
+        tools: &Arc<Tools>,
+        materials: &Arc<Materials>,
+        source: &GitSource,
+        checksum: Option<&str>,
+        keep_git_dir: bool,
+    ) -> Self {
         let checksum = checksum.map(str::to_owned);
         Self {
             tools: Arc::clone(tools),
+            materials: Arc::clone(materials),
             source: source.clone(),
             checksum,
             keep_git_dir,
@@ -42,7 +51,11 @@ impl GitOp {
                     "{} is at commit {commit}, not {expected}",
                     git::shown(&self.source.remote)
                 ))),
-                _ => Ok(commit),
+                _ => {
+                    let GitSource { remote, reference, .. } = &self.source;
+                    self.materials.commit(remote, reference.as_deref(), &commit);
+                    Ok(commit)
+                }
             }
         });
         commit.as_ref().map_err(Clone::clone)

@@ -12,6 +12,7 @@ use quern_oci::registry::Validators;
 use quern_solver::{Blocking, CacheMap, MapStep, Op, OpContext, OpError, SharedResult};
 
 use super::{Defined, Tools, digest_of};
+use crate::image::provenance::Materials;
 use crate::images::records::{self, WebRecord};
 use crate::snapshot::Snapshot;
 
@@ -19,6 +20,7 @@ use crate::snapshot::Snapshot;
 /// each time whether the file changed.
 pub struct HttpOp {
     tools: Arc<Tools>,
+    materials: Arc<Materials>,
     url: String,
     checksum: Option<Digest>,
     /// What is there now, found out once in a build.
@@ -27,9 +29,10 @@ pub struct HttpOp {
 
 impl HttpOp {
     /// The file at an address; its checksum is `sha256:...`.
-    pub fn new(tools: &Arc<Tools>, url: &str, checksum: Option<&str>) -> Self {
+    pub fn new(tools: &Arc<Tools>, materials: &Arc<Materials>, url: &str, checksum: Option<&str>) -> Self {
         let checksum = checksum.and_then(|text| text.parse().ok());
-        Self { tools: Arc::clone(tools), url: url.to_owned(), checksum, now: OnceLock::new() }
+        let (tools, materials) = (Arc::clone(tools), Arc::clone(materials));
+        Self { tools, materials, url: url.to_owned(), checksum, now: OnceLock::new() }
     }
 
     /// The name of the file: the last part of the address.
@@ -98,6 +101,7 @@ impl Op for HttpOp {
                 (now.digest, now.modified.clone())
             }
         };
+        self.materials.file(&self.url, &content);
         Ok(MapStep::Last(CacheMap::new(digest_of("quern.http.v1", |v| {
             v.text("name", &self.file_name());
             v.digest("content", &content);
