@@ -8,6 +8,7 @@
 //! machines differ.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use quern_core::{Digest, DigestWriter};
@@ -98,6 +99,8 @@ struct KeyData {
     /// More names, learned when two live edges turned out to be one: exported, not saved.
     learned: Option<Box<[(u32, CacheKeyWithSelector)]>>,
     origin: Option<Origin>,
+    /// The era of a storage that has this key, and every link that leads here from further up.
+    era: AtomicU64,
 }
 
 /// By which names each input is known, sorted by input.
@@ -196,16 +199,47 @@ impl CacheKey {
         if inputs == 0 {
             return Self::root(digest, output, KeyScope::Shared);
         }
+        Self::with_names(digest, output, inputs, names, None)
+    }
+
+    /// As [`made`](CacheKey::made), for a vertex with inputs.
+    pub(crate) fn made_at(
+        digest: Digest,
+        output: i64,
+        inputs: usize,
+        names: Box<[(u32, CacheKeyWithSelector)]>,
+        origin: Origin,
+    ) -> Self {
+        Self::with_names(digest, output, inputs, names, Some(origin))
+    }
+
+    fn with_names(
+        digest: Digest,
+        output: i64,
+        inputs: usize,
+        names: Box<[(u32, CacheKeyWithSelector)]>,
+        origin: Option<Origin>,
+    ) -> Self {
         let id = KeyId::merkle(&digest, output, inputs, &names);
         let inputs = u32::try_from(inputs).expect("few inputs");
-        let names = Names::Known(names);
-        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin: None }))
+        Self::build(id, (digest, output), inputs, Names::Known(names), origin)
+    }
+
+    fn build(
+        id: KeyId,
+        (digest, output): (Digest, i64),
+        inputs: u32,
+        names: Names,
+        origin: Option<Origin>,
+    ) -> Self {
+        let (learned, era) = (None, AtomicU64::new(0));
+        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned, origin, era }))
     }
 
     /// A key whose id is known from a storage, and nothing of its inputs.
     pub fn with(id: KeyId, digest: Digest, output: i64) -> Self {
         let names = Names::Known(Box::default());
-        Self(Arc::new(KeyData { id, digest, output, inputs: 0, names, learned: None, origin: None }))
+        Self::build(id, (digest, output), 0, names, None)
     }
 
     /// A key that was found in a cache.
@@ -219,7 +253,7 @@ impl CacheKey {
     ) -> Self {
         let inputs = u32::try_from(inputs).expect("few inputs");
         let (digest, names, origin) = (map.digest, Names::Known(names), Some(origin));
-        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin }))
+        Self::build(id, (digest, output), inputs, names, origin)
     }
 
     /// A key that a sweep has found for a vertex.
@@ -232,7 +266,7 @@ impl CacheKey {
     ) -> Self {
         let inputs = u32::try_from(inputs).expect("few inputs");
         let names = Names::Swept { sweep, vertex, names: OnceLock::new() };
-        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned: None, origin: Some(origin) }))
+        Self::build(id, (digest, output), inputs, names, Some(origin))
     }
 
     pub(crate) fn downgrade(&self) -> WeakKey {
@@ -240,9 +274,10 @@ impl CacheKey {
     }
 
     fn changed(&self, change: impl FnOnce(&mut KeyData)) -> Self {
-        let KeyData { id, digest, output, inputs, ref names, ref learned, ref origin } = *self.0;
+        let KeyData { id, digest, output, inputs, ref names, ref learned, ref origin, ref era } = *self.0;
         let (names, learned, origin) = (names.clone(), learned.clone(), origin.clone());
-        let mut data = KeyData { id, digest, output, inputs, names, learned, origin };
+        let era = AtomicU64::new(era.load(Ordering::Relaxed));
+        let mut data = KeyData { id, digest, output, inputs, names, learned, origin, era };
         change(&mut data);
         Self(Arc::new(data))
     }
@@ -254,7 +289,21 @@ impl CacheKey {
 
     /// The same key under the id a cache knows it by.
     pub(crate) fn renamed(&self, id: KeyId) -> Self {
-        if id == self.id() { self.clone() } else { self.changed(|data| data.id = id) }
+        if id == self.id() {
+            return self.clone();
+        }
+        self.changed(|data| (data.id, data.era) = (id, AtomicU64::new(0)))
+    }
+
+    /// Notes that a storage has the key and all that leads to it.
+    pub(crate) fn linked(&self, era: Option<u64>) {
+        self.0.era.store(era.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// True if a storage in this era has the key and all that leads to it. A key without inputs
+    /// has nothing that would have to be there.
+    pub(crate) fn is_linked(&self, era: Option<u64>) -> bool {
+        self.inputs() == 0 || era.is_some_and(|era| self.0.era.load(Ordering::Relaxed) == era)
     }
 
     /// The same key with more names for an export.

@@ -103,11 +103,13 @@ impl FileKeyStorage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies a change here and remembers to write it.
-    fn change(&self, change: &Change<'_>) -> Result<(), CacheError> {
+    /// Applies changes here and remembers to write them.
+    fn change<'a>(&self, changes: impl IntoIterator<Item = Change<'a>>) -> Result<(), CacheError> {
         let mut state = self.state();
-        if state.table.apply(change) {
-            change.encode(&mut state.pending);
+        for change in changes {
+            if state.table.apply(&change) {
+                change.encode(&mut state.pending);
+            }
         }
         if state.pending.len() >= FLUSH_AT {
             let _lock = lock(&self.folder)?;
@@ -324,11 +326,11 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn add_result(&self, id: &KeyId, result: CacheResult) -> Result<(), CacheError> {
-        self.change(&Change::AddResult { id: *id, created_at: result.created_at, result: &result.id })
+        self.change([Change::AddResult { id: *id, created_at: result.created_at, result: &result.id }])
     }
 
     fn release(&self, result: &str) -> Result<(), CacheError> {
-        self.change(&Change::Release { result })
+        self.change([Change::Release { result }])
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
@@ -338,7 +340,7 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn add_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<(), CacheError> {
-        self.change(&Change::AddLink { id: *id, link: *link, target: *target })
+        self.change([Change::AddLink { id: *id, link: *link, target: *target }])
     }
 
     fn walk_links(
@@ -386,6 +388,27 @@ impl CacheKeyStorage for FileKeyStorage {
 
     fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
         Ok(self.state().table.knows_operation(digest))
+    }
+
+    fn add_key(
+        &self,
+        id: &KeyId,
+        result: CacheResult,
+        links: &[(KeyId, CacheInfoLink)],
+    ) -> Result<(), CacheError> {
+        let (created_at, target) = (result.created_at, *id);
+        let result = Change::AddResult { id: target, created_at, result: &result.id };
+        let link =
+            |(source, link): &(KeyId, CacheInfoLink)| Change::AddLink { id: *source, link: *link, target };
+        self.change(std::iter::once(result).chain(links.iter().map(link)))
+    }
+
+    fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Result<Vec<KeyId>, CacheError> {
+        Ok(self.state().table.common_targets(links))
+    }
+
+    fn era(&self) -> Option<u64> {
+        Some(self.state().table.era.number())
     }
 
     fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {

@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use quern_core::Digest;
 
 use crate::cache::numbers::Numbers;
-use crate::cache::storage::{CacheInfoLink, CacheResult};
+use crate::cache::storage::{CacheInfoLink, CacheResult, Era, common};
 use crate::few::Few;
 use crate::key::KeyId;
 
@@ -29,6 +29,7 @@ pub(crate) struct KeyTable {
     by_label: HashTable<u32>,
     /// By which keys a result can be found; made at the first question.
     holders: Option<HashMap<Arc<str>, Vec<u32>>>,
+    pub(super) era: Era,
 }
 
 struct Node {
@@ -135,6 +136,20 @@ impl KeyTable {
         self.targets(label).map(|target| self.id(target))
     }
 
+    /// The keys that every input leads to; see [`CacheKeyStorage::common_targets`].
+    ///
+    /// [`CacheKeyStorage::common_targets`]: crate::CacheKeyStorage::common_targets
+    pub(crate) fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Vec<KeyId> {
+        if links.first().is_none_or(|(_, link)| !self.knows_operation(&link.digest)) {
+            return Vec::new();
+        }
+        let targets = |id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>| {
+            found.extend(self.targets_of(id, link));
+            Ok::<(), std::convert::Infallible>(())
+        };
+        common(links, targets).unwrap_or_else(|never| match never {})
+    }
+
     fn first_of(&self, label: &Label) -> Option<u32> {
         self.by_label.find(label.hash(), |at| self.links[*at as usize].label == *label).copied()
     }
@@ -183,27 +198,31 @@ impl KeyTable {
         number
     }
 
-    pub(crate) fn add_result(&mut self, id: &KeyId, result: CacheResult) {
+    /// False if everything stood so already.
+    pub(crate) fn add_result(&mut self, id: &KeyId, result: CacheResult) -> bool {
         let number = self.add_node(id);
         let results = &mut self.nodes[number as usize].results;
         if let Some(known) = results.iter_mut().find(|r| r.id == result.id) {
+            let changes = *known != result;
             *known = result;
-            return;
+            return changes;
         }
         if let Some(holders) = &mut self.holders {
             holders.entry(Arc::clone(&result.id)).or_default().push(number);
         }
         results.push(result);
+        true
     }
 
-    pub(crate) fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) {
+    /// False if everything stood so already.
+    pub(crate) fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> bool {
         let (source, target) = (self.add_node(id), self.add_node(target));
         let operation = self.digests.add(&link.digest);
         let selector = link.selector.as_ref().map_or(NONE, |selector| self.digests.add(selector));
         let label = Label { source, operation, selector, input: link.input, output: link.output };
         let first = self.first_of(&label);
         if self.targets_from(first).any(|known| known == target) {
-            return;
+            return false;
         }
         self.count_uses(&label);
         let (from, to) = (&self.nodes[source as usize], &self.nodes[target as usize]);
@@ -228,6 +247,7 @@ impl KeyTable {
                 self.by_label.insert_unique(label.hash(), at, |at| links[*at as usize].label.hash());
             }
         }
+        true
     }
 
     fn place(&mut self, link: Link) -> u32 {
@@ -287,6 +307,7 @@ impl KeyTable {
     /// where these came from.
     pub(crate) fn remove(&mut self, id: &KeyId) -> Vec<KeyId> {
         let Some(number) = self.number(id) else { return Vec::new() };
+        self.era.end();
         let mut sources = Vec::new();
         let mut at = self.nodes[number as usize].incoming;
         while at != NONE {

@@ -77,19 +77,7 @@ impl KeyedCache {
 
     /// Union over the alternatives of an input, intersection over the inputs.
     fn node_of(&self, key: &CacheKey) -> Result<KeyId, CacheError> {
-        let mut common: Option<Vec<KeyId>> = None;
-        for alternatives in key.names().chunk_by(|a, b| a.0 == b.0) {
-            let mut reached = Vec::new();
-            for (input, name) in alternatives {
-                self.keys.links(&name.key.key.id(), &link_of(key, *input, name), &mut reached)?;
-            }
-            match &mut common {
-                None => common = Some(reached),
-                Some(common) => common.retain(|id| reached.contains(id)),
-            }
-        }
-        let common = common.unwrap_or_default();
-        Ok(if common.contains(&key.id()) { key.id() } else { common.into_iter().min().unwrap_or(key.id()) })
+        Ok(choose(key, &self.keys.common_targets(&links_of(key))?))
     }
 
     /// Appends what a key leads to; returns the id of the key in this cache.
@@ -113,7 +101,7 @@ impl KeyedCache {
 
     /// Links every alternative of every input to the node `id`, and so on upwards where a link
     /// was missing.
-    fn link_inputs(&self, key: &CacheKey, id: KeyId) -> Result<(), CacheError> {
+    fn link_inputs(&self, key: &CacheKey, id: KeyId, era: Option<u64>) -> Result<(), CacheError> {
         let mut open = vec![(key.clone(), id)];
         while let Some((key, id)) = open.pop() {
             for (input, name) in key.names() {
@@ -121,7 +109,9 @@ impl KeyedCache {
                 let link = link_of(&key, *input, name);
                 if !self.keys.has_link(&source, &link, &id)? {
                     self.keys.add_link(&source, &link, &id)?;
-                    open.push((name.key.key.clone(), source));
+                    if !name.key.key.is_linked(era) {
+                        open.push((name.key.key.clone(), source));
+                    }
                 }
             }
         }
@@ -207,11 +197,18 @@ impl CacheManager for KeyedCache {
         if !self.writable {
             return Err(CacheError::ReadOnly(self.id.to_string()));
         }
-        let id = if key.inputs() == 0 { key.id() } else { self.node_of(key)? };
+        let links = links_of(key);
+        let id = if key.inputs() == 0 { key.id() } else { choose(key, &self.keys.common_targets(&links)?) };
         let key = key.renamed(id);
         let cached = self.results.save(result, created_at)?;
-        self.keys.add_result(&id, cached.clone())?;
-        self.link_inputs(&key, id)?;
+        let era = self.keys.era();
+        if key.names().iter().all(|(_, name)| name.key.key.is_linked(era)) {
+            self.keys.add_key(&id, cached.clone(), &links)?;
+        } else {
+            self.keys.add_result(&id, cached.clone())?;
+            self.link_inputs(&key, id, era)?;
+        }
+        key.linked(era);
         let size = self.results.size(&cached);
         Ok(CacheRecord { id: cached.id, size, created_at: cached.created_at, priority: 0, key, source: 0 })
     }
@@ -246,6 +243,17 @@ impl CacheManager for KeyedCache {
     fn numbered_keys(&self) -> Option<&dyn CacheKeyStorage> {
         Some(&*self.keys)
     }
+}
+
+/// The links by which the names of the inputs lead to a key.
+fn links_of(key: &CacheKey) -> Vec<(KeyId, CacheInfoLink)> {
+    key.names().iter().map(|(input, name)| (name.key.key.id(), link_of(key, *input, name))).collect()
+}
+
+/// Which of the nodes that its inputs lead to a key is: its own if that is among them, else the
+/// lowest; its own if there is none.
+fn choose(key: &CacheKey, nodes: &[KeyId]) -> KeyId {
+    if nodes.contains(&key.id()) { key.id() } else { nodes.iter().min().copied().unwrap_or(key.id()) }
 }
 
 /// The link by which a name of an input leads to a key.

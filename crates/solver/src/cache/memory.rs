@@ -118,6 +118,28 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         Ok(())
     }
 
+    fn add_key(
+        &self,
+        id: &KeyId,
+        result: CacheResult,
+        links: &[(KeyId, CacheInfoLink)],
+    ) -> Result<(), CacheError> {
+        let mut table = self.table();
+        table.add_result(id, result);
+        for (source, link) in links {
+            table.add_link(source, link, id);
+        }
+        Ok(())
+    }
+
+    fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Result<Vec<KeyId>, CacheError> {
+        Ok(self.table().common_targets(links))
+    }
+
+    fn era(&self) -> Option<u64> {
+        Some(self.table().era.number())
+    }
+
     fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {
         run(&mut Numbered(&self.table()));
         true

@@ -1,6 +1,7 @@
 //! The two halves of a cache, as ports.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quern_core::Digest;
 
@@ -87,6 +88,35 @@ pub trait CacheKeyStorage: Send + Sync {
     /// [`CacheError::Storage`] if the storage fails.
     fn add_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<(), CacheError>;
 
+    /// Adds a result to a key, and links that lead to the key.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn add_key(
+        &self,
+        id: &KeyId,
+        result: CacheResult,
+        links: &[(KeyId, CacheInfoLink)],
+    ) -> Result<(), CacheError> {
+        self.add_result(id, result)?;
+        links.iter().try_for_each(|(source, link)| self.add_link(source, link, id))
+    }
+
+    /// The keys that every input leads to by one of its links; links are sorted by input. A union
+    /// over the alternatives of an input, an intersection over the inputs.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Result<Vec<KeyId>, CacheError> {
+        common(links, |id, link, found| self.links(id, link, found))
+    }
+
+    /// A number that no other storage has, and that changes whenever keys have vanished: links
+    /// that stood in an era stand as long as it lasts. None if the storage cannot tell.
+    fn era(&self) -> Option<u64> {
+        None
+    }
+
     /// Visits the keys that `id` leads to by exactly this link.
     ///
     /// # Errors
@@ -150,6 +180,47 @@ pub trait CacheKeyStorage: Send + Sync {
     /// [`CacheError::Storage`] if the storage fails.
     fn sync(&self) -> Result<(), CacheError> {
         Ok(())
+    }
+}
+
+/// Union over the alternatives of an input, intersection over the inputs.
+pub(super) fn common<E>(
+    links: &[(KeyId, CacheInfoLink)],
+    mut targets: impl FnMut(&KeyId, &CacheInfoLink, &mut Vec<KeyId>) -> Result<(), E>,
+) -> Result<Vec<KeyId>, E> {
+    let mut common = Vec::new();
+    for (number, alternatives) in links.chunk_by(|a, b| a.1.input == b.1.input).enumerate() {
+        let mut reached = Vec::new();
+        for (id, link) in alternatives {
+            targets(id, link, &mut reached)?;
+        }
+        if number == 0 {
+            common = reached;
+        } else {
+            common.retain(|id| reached.contains(id));
+        }
+        if common.is_empty() {
+            break;
+        }
+    }
+    Ok(common)
+}
+
+/// Counts the eras of all storages of this process.
+static ERAS: AtomicU64 = AtomicU64::new(1);
+
+/// The era of one storage; see [`CacheKeyStorage::era`].
+#[derive(Default)]
+pub(super) struct Era(Option<u64>);
+
+impl Era {
+    pub(super) fn number(&mut self) -> u64 {
+        *self.0.get_or_insert_with(|| ERAS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Keys have vanished.
+    pub(super) fn end(&mut self) {
+        self.0 = None;
     }
 }
 

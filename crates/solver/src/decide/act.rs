@@ -9,6 +9,7 @@ use crate::error::{CacheError, VertexError};
 use crate::explain::{InputFacts, MissReason, explain};
 use crate::export::keys_of_result;
 use crate::key::{CacheKey, ExportableCacheKey};
+use crate::op::CacheMap;
 use crate::progress::{Change, Finish};
 use crate::result::{CachedResult, SharedResult};
 
@@ -254,10 +255,11 @@ impl Core {
         let live = &self.vertices[state.vertex];
         let output = i64::from(state.output);
         if live.inputs.is_empty() {
-            live.maps.iter().map(|map| CacheKey::root(map.digest, output, map.scope)).collect()
+            let root = |map: &CacheMap| CacheKey::root(map.digest, output, map.scope).at(live.origin());
+            live.maps.iter().map(root).collect()
         } else {
-            let names = self.names(edge).into();
-            vec![CacheKey::made(live.maps[0].digest, output, live.inputs.len(), names)]
+            let (digest, names) = (live.maps[0].digest, self.names(edge).into());
+            vec![CacheKey::made_at(digest, output, live.inputs.len(), names, live.origin())]
         }
     }
 
@@ -268,11 +270,16 @@ impl Core {
         match saved {
             Ok(records) => {
                 let live = &self.vertices[vertex];
-                let with_origin = |record: CacheRecord| CacheRecord {
-                    key: record.key.at(live.origin()).with_learned(self.edges[edge].learned()),
-                    ..record
+                // The vertex may have got more caches meanwhile.
+                let is_up_to_date = |key: &CacheKey| {
+                    key.origin().is_some_and(|origin| Arc::ptr_eq(&origin.cache, live.cache()))
                 };
-                let records: Vec<CacheRecord> = records.into_iter().map(with_origin).collect();
+                let known = |record: CacheRecord| {
+                    let key =
+                        if is_up_to_date(&record.key) { record.key } else { record.key.at(live.origin()) };
+                    CacheRecord { key: key.with_learned(self.edges[edge].learned()), ..record }
+                };
+                let records: Vec<CacheRecord> = records.into_iter().map(known).collect();
                 if !live.ignores_cache() {
                     let state = &mut self.edges[edge];
                     for record in &records {
@@ -306,7 +313,9 @@ impl Core {
     pub(super) fn settle_edge(&mut self, edge: EdgeId, result: CachedResult, finish: Finish) {
         let state = &mut self.edges[edge];
         state.work = Work::Done(result);
-        state.rare().records = Vec::new();
+        // Nothing is asked of the inputs any more.
+        state.deps = Vec::new();
+        state.forget_records();
         let vertex = state.vertex;
         self.report(vertex, Change::Finished(finish));
         self.notify(edge);

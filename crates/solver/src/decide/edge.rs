@@ -202,6 +202,13 @@ impl EdgeState {
         self.rare.as_ref().map_or(&[], |rare| &rare.records)
     }
 
+    /// Forgets what could be loaded.
+    pub(crate) fn forget_records(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.records = Vec::new();
+        }
+    }
+
     /// How many records could not be loaded.
     pub(crate) fn tried(&self) -> usize {
         self.rare.as_ref().map_or(0, |rare| rare.tried.len())

@@ -2,53 +2,94 @@
 
 use crate::cache::CacheInfoLink;
 use crate::digest_map::DigestMap;
+use crate::few::Few;
 use crate::key::KeyId;
 
 use super::{Arena, EdgeId, Id};
 
+/// One way by which an edge is known: its own key as a root, or a key of an input and the link from
+/// there. Digests are spread evenly, so 128 bits mixed from them tell names apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(super) struct Name(u64, u64);
+
+impl Name {
+    pub(super) fn root(id: &KeyId) -> Self {
+        Self::default().mix(id.0.as_bytes())
+    }
+
+    pub(super) fn input(id: &KeyId, link: &CacheInfoLink) -> Self {
+        let own = Self::root(id).mix(link.digest.as_bytes());
+        let own = link.selector.map_or(own, |selector| own.mix(selector.as_bytes()));
+        own.mix_words([u64::from(link.input) + 1, link.output.cast_unsigned(), 0, 0])
+    }
+
+    fn mix(self, digest: &[u8; 32]) -> Self {
+        let (words, _) = digest.as_chunks::<8>();
+        self.mix_words([words[0], words[1], words[2], words[3]].map(u64::from_le_bytes))
+    }
+
+    /// Two independent sums of products of all words.
+    fn mix_words(self, [a, b, c, d]: [u64; 4]) -> Self {
+        let round = |state: u64, x: u64, y: u64, odd: u64| {
+            let wide = u128::from(state.rotate_left(29) ^ x) * u128::from(odd);
+            (wide as u64 ^ (wide >> 64) as u64).wrapping_add(y).wrapping_mul(odd)
+        };
+        Self(
+            round(round(self.0, a, b, 0x9e37_79b9_7f4a_7c15), c, d, 0xbf58_476d_1ce4_e5b9),
+            round(round(self.1, b, c, 0x94d0_49bb_1331_11eb), d, a, 0xd6e8_feb8_6659_fd93),
+        )
+    }
+}
+
 /// All the names of one piece of work: for each input the ways by which it is known, or for a
 /// root its own keys, of which one suffices.
 pub(super) enum WorkKey {
-    Roots(Vec<KeyId>),
-    /// Sorted by input.
-    Inputs(Vec<(KeyId, CacheInfoLink)>),
+    Roots(Few<Name>),
+    /// Sorted by the number of the input, which comes first.
+    Inputs(Vec<(u32, Name)>),
+}
+
+impl WorkKey {
+    fn names(&self) -> impl Iterator<Item = Name> {
+        let (roots, inputs) = match self {
+            Self::Roots(names) => (&**names, &[][..]),
+            Self::Inputs(names) => (&[][..], &**names),
+        };
+        roots.iter().copied().chain(inputs.iter().map(|(_, name)| *name))
+    }
 }
 
 #[derive(Default)]
 pub(super) struct EdgeIndex {
     nodes: Arena<Node>,
-    roots: DigestMap<KeyId, Vec<Id<Node>>>,
-    links: DigestMap<(KeyId, CacheInfoLink), Vec<Id<Node>>>,
+    /// The nodes of a name; hardly ever more than one.
+    by_name: DigestMap<Name, Id<Node>>,
+    more: DigestMap<Name, Vec<Id<Node>>>,
     /// The node of an edge.
     by_edge: DigestMap<EdgeId, Id<Node>>,
 }
 
 struct Node {
     edge: EdgeId,
-    roots: Vec<KeyId>,
-    names: Vec<(KeyId, CacheInfoLink)>,
+    names: Vec<Name>,
 }
 
 impl EdgeIndex {
     /// The edges that share a name for every input: a union over the alternatives of an input,
     /// an intersection over the inputs.
     pub(super) fn find(&self, key: &WorkKey) -> Vec<EdgeId> {
-        self.nodes_of(key).into_iter().map(|node| self.nodes[node].edge).collect()
-    }
-
-    fn nodes_of(&self, key: &WorkKey) -> Vec<Id<Node>> {
-        let mut nodes = match key {
-            WorkKey::Roots(ids) => {
-                ids.iter().filter_map(|id| self.roots.get(id)).flatten().copied().collect()
-            }
-            WorkKey::Inputs(inputs) => {
+        let mut nodes: Vec<Id<Node>> = match key {
+            WorkKey::Roots(names) => names.iter().flat_map(|name| self.nodes_of(name)).collect(),
+            WorkKey::Inputs(names) => {
                 let mut common: Option<Vec<Id<Node>>> = None;
-                for alternatives in inputs.chunk_by(|a, b| a.1.input == b.1.input) {
-                    let reached = alternatives.iter().filter_map(|name| self.links.get(name)).flatten();
-                    let reached: Vec<Id<Node>> = reached.copied().collect();
+                for alternatives in names.chunk_by(|a, b| a.0 == b.0) {
+                    let reached = || alternatives.iter().flat_map(|(_, name)| self.nodes_of(name));
                     match &mut common {
-                        None => common = Some(reached),
-                        Some(common) => common.retain(|node| reached.contains(node)),
+                        None => common = Some(reached().collect()),
+                        Some(common) => common.retain(|node| reached().any(|other| other == *node)),
+                    }
+                    if common.as_ref().is_some_and(Vec::is_empty) {
+                        return Vec::new();
                     }
                 }
                 common.unwrap_or_default()
@@ -56,17 +97,22 @@ impl EdgeIndex {
         };
         nodes.sort_unstable();
         nodes.dedup();
-        nodes
+        nodes.into_iter().map(|node| self.nodes[node].edge).collect()
+    }
+
+    fn nodes_of(&self, name: &Name) -> impl Iterator<Item = Id<Node>> {
+        let more = if self.more.is_empty() { None } else { self.more.get(name) };
+        self.by_name.get(name).copied().into_iter().chain(more.into_iter().flatten().copied())
     }
 
     /// Enters an edge under a key, or gives the place of `instead_of` to it.
-    pub(super) fn enter(&mut self, key: WorkKey, edge: EdgeId, instead_of: Option<EdgeId>) {
+    pub(super) fn enter(&mut self, key: &WorkKey, edge: EdgeId, instead_of: Option<EdgeId>) {
         let node = match instead_of.and_then(|old| self.by_edge.remove(&old)) {
             Some(node) => {
                 self.nodes[node].edge = edge;
                 node
             }
-            None => self.nodes.insert(Node { edge, roots: Vec::new(), names: Vec::new() }),
+            None => self.nodes.insert(Node { edge, names: Vec::with_capacity(key.names().count()) }),
         };
         if let Some(old) = self.by_edge.insert(edge, node).filter(|old| *old != node) {
             self.remove(old);
@@ -75,31 +121,22 @@ impl EdgeIndex {
     }
 
     /// Lets an edge that stands in the index be found by more names.
-    pub(super) fn extend(&mut self, edge: EdgeId, key: WorkKey) {
+    pub(super) fn extend(&mut self, edge: EdgeId, key: &WorkKey) {
         if let Some(&node) = self.by_edge.get(&edge) {
             self.add_names(node, key);
         }
     }
 
-    fn add_names(&mut self, node: Id<Node>, key: WorkKey) {
-        match key {
-            WorkKey::Roots(ids) => {
-                for id in ids {
-                    let nodes = self.roots.entry(id).or_default();
-                    if !nodes.contains(&node) {
-                        nodes.push(node);
-                        self.nodes[node].roots.push(id);
-                    }
-                }
+    fn add_names(&mut self, node: Id<Node>, key: &WorkKey) {
+        for name in key.names() {
+            let first = *self.by_name.entry(name).or_insert(node);
+            let names = &mut self.nodes[node].names;
+            if names.contains(&name) {
+                continue;
             }
-            WorkKey::Inputs(inputs) => {
-                for name in inputs {
-                    let nodes = self.links.entry(name).or_default();
-                    if !nodes.contains(&node) {
-                        nodes.push(node);
-                        self.nodes[node].names.push(name);
-                    }
-                }
+            names.push(name);
+            if first != node {
+                self.more.entry(name).or_default().push(node);
             }
         }
     }
@@ -123,21 +160,33 @@ impl EdgeIndex {
 
     fn remove(&mut self, id: Id<Node>) {
         let Some(node) = self.nodes.remove(id) else { return };
-        node.roots.iter().for_each(|root| remove_from(&mut self.roots, root, id));
-        node.names.iter().for_each(|name| remove_from(&mut self.links, name, id));
+        node.names.iter().for_each(|name| self.forget(name, id));
+    }
+
+    fn forget(&mut self, name: &Name, id: Id<Node>) {
+        let mut next = None;
+        if let Some(more) = self.more.get_mut(name) {
+            more.retain(|node| *node != id);
+            if self.by_name.get(name) == Some(&id) {
+                next = more.pop();
+            }
+            if more.is_empty() {
+                self.more.remove(name);
+            }
+        }
+        match next {
+            Some(next) => {
+                self.by_name.insert(*name, next);
+            }
+            None if self.by_name.get(name) == Some(&id) => {
+                self.by_name.remove(name);
+            }
+            None => {}
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.nodes.len() + self.roots.len() + self.links.len()
-    }
-}
-
-fn remove_from<K: std::hash::Hash + Eq>(map: &mut DigestMap<K, Vec<Id<Node>>>, key: &K, id: Id<Node>) {
-    if let Some(nodes) = map.get_mut(key) {
-        nodes.retain(|node| *node != id);
-        if nodes.is_empty() {
-            map.remove(key);
-        }
+        self.nodes.len() + self.by_name.len() + self.more.len() + self.by_edge.len()
     }
 }
 
@@ -156,14 +205,15 @@ mod tests {
     }
 
     fn root(name: &str) -> WorkKey {
-        WorkKey::Roots(vec![KeyId(digest(name))])
+        WorkKey::Roots(Few::One(Name::root(&KeyId(digest(name)))))
     }
 
     /// Names of inputs, each with the parts used.
     fn inputs(all: &[&[(&str, &str)]]) -> WorkKey {
         let name = |input: u32, (key, part): &(&str, &str)| {
             let selector = (!part.is_empty()).then(|| digest(part));
-            (KeyId(digest(key)), CacheInfoLink { input, output: 0, digest: digest("op"), selector })
+            let link = CacheInfoLink { input, output: 0, digest: digest("op"), selector };
+            (input, Name::input(&KeyId(digest(key)), &link))
         };
         let names = (0u32..).zip(all).flat_map(|(i, names)| names.iter().map(move |n| name(i, n)));
         WorkKey::Inputs(names.collect())
@@ -174,10 +224,10 @@ mod tests {
     fn roots_are_found_by_their_key() {
         let mut index = EdgeIndex::default();
         assert!(index.find(&root("a")).is_empty());
-        index.enter(root("a"), edge(1), None);
-        index.enter(root("b"), edge(2), None);
+        index.enter(&root("a"), edge(1), None);
+        index.enter(&root("b"), edge(2), None);
         assert_eq!(index.find(&root("a")), [edge(1)]);
-        let both = WorkKey::Roots(vec![KeyId(digest("a")), KeyId(digest("b"))]);
+        let both = WorkKey::Roots(Few::Many(["a", "b"].map(|name| Name::root(&KeyId(digest(name)))).into()));
         assert_eq!(index.find(&both).len(), 2, "one of several cache maps suffices");
         index.release(edge(1));
         index.release(edge(2));
@@ -189,18 +239,18 @@ mod tests {
     fn every_input_must_match_by_one_of_its_names() {
         let mut index = EdgeIndex::default();
         let key = || inputs(&[&[("foo", "s")], &[("bar", "")]]);
-        index.enter(key(), edge(1), None);
+        index.enter(&key(), edge(1), None);
         assert_eq!(index.find(&key()), [edge(1)]);
         assert!(index.find(&inputs(&[&[("foo", "t")], &[("bar", "")]])).is_empty(), "another selector");
         assert!(index.find(&inputs(&[&[("foo", "s")], &[("baz", "")]])).is_empty(), "another input");
-        index.extend(edge(1), inputs(&[&[("foo", "s"), ("alias", "")], &[("bar", "")]]));
+        index.extend(edge(1), &inputs(&[&[("foo", "s"), ("alias", "")], &[("bar", "")]]));
         assert_eq!(index.find(&inputs(&[&[("alias", "")], &[("bar", "")]])), [edge(1)]);
-        index.enter(inputs(&[&[("new", "")], &[("bar", "")]]), edge(2), None);
+        index.enter(&inputs(&[&[("new", "")], &[("bar", "")]]), edge(2), None);
         let bridge = inputs(&[&[("alias", ""), ("new", "")], &[("bar", "")]]);
         assert_eq!(index.find(&bridge), [edge(1), edge(2)]);
         index.hand_over(edge(1), edge(3));
         assert_eq!(index.find(&key()), [edge(3)]);
-        index.enter(key(), edge(4), Some(edge(3)));
+        index.enter(&key(), edge(4), Some(edge(3)));
         assert_eq!(index.find(&key()), [edge(4)]);
         for number in 2..5 {
             index.release(edge(number));

@@ -45,6 +45,7 @@ pub(crate) struct Live {
     pub(crate) exec: Progress<Arc<[SharedResult]>>,
     /// True while a running exec takes up room.
     pub(crate) has_slot: bool,
+    pub(crate) finish: Option<Finish>,
     /// What most vertices do without.
     rare: Option<Box<Rare>>,
 }
@@ -58,7 +59,6 @@ pub(crate) struct Rare {
     pub(crate) sub_builds: Vec<ExportableCacheKey>,
     /// Jobs that want to hear of it.
     pub(crate) watchers: Vec<JobId>,
-    pub(crate) finish: Option<Finish>,
 }
 
 impl Live {
@@ -86,6 +86,7 @@ impl Live {
             map: Progress::Idle,
             exec: Progress::Idle,
             has_slot: false,
+            finish: None,
             rare: None,
         }
     }
@@ -121,10 +122,6 @@ impl Live {
 
     pub(crate) fn watchers(&self) -> &[JobId] {
         self.rare.as_ref().map_or(&[], |rare| &rare.watchers)
-    }
-
-    pub(crate) fn finish(&self) -> Option<&Finish> {
-        self.rare.as_ref()?.finish.as_ref()
     }
 
     /// What keys of this vertex carry along.

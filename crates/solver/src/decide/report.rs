@@ -33,7 +33,7 @@ impl Core {
         };
         let def = Arc::clone(&live.def);
         let running = matches!(live.exec, Progress::Running).then_some(Change::Started);
-        let finish = live.finish().cloned().map(Change::Finished);
+        let finish = live.finish.clone().map(Change::Finished);
         for change in [Some(announced), running, finish].into_iter().flatten() {
             self.effects.push(Effect::Progress { jobs: vec![job], def: Arc::clone(&def), change });
         }
@@ -60,7 +60,7 @@ impl Core {
             }
             open.extend(self.next_below(vertex));
             let live = &self.vertices[vertex];
-            if live.finish().is_none() && !live.exec.is_under_way() {
+            if live.finish.is_none() && !live.exec.is_under_way() {
                 let known = self.edges_of(vertex).iter().any(|edge| !self.edges[*edge].keys.is_empty());
                 let finish = if known { Finish::Skipped } else { Finish::NotNeeded };
                 let def = Arc::clone(&live.def);
@@ -82,7 +82,7 @@ impl Core {
     pub(super) fn report(&mut self, vertex: VertexId, change: Change) {
         let live = &mut self.vertices[vertex];
         if let Change::Finished(finish) = &change {
-            live.rare().finish = Some(finish.clone());
+            live.finish = Some(finish.clone());
         }
         if !live.watchers().is_empty() {
             let (jobs, def) = (live.watchers().to_vec(), Arc::clone(&live.def));

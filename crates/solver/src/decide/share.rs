@@ -8,12 +8,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::cache::CacheInfoLink;
+use crate::few::Few;
 use crate::key::{CacheKeyWithSelector, KeyId};
-use crate::op::CacheMap;
 use crate::progress::{Change, Finish};
 
 use super::edge::{Dep, Subscriber, Work};
-use super::index::WorkKey;
+use super::index::{Name, WorkKey};
 use super::{Core, EdgeId, VertexId};
 
 impl Core {
@@ -45,11 +45,11 @@ impl Core {
             } else if self.should_swap(edge, other) && self.merge(other, edge) {
                 break;
             } else if self.merge(edge, other) {
-                self.index.extend(other, key);
+                self.index.extend(other, &key);
                 return true;
             }
         }
-        self.index.enter(key, edge, replaced);
+        self.index.enter(&key, edge, replaced);
         false
     }
 
@@ -58,7 +58,7 @@ impl Core {
         let inputs = &self.vertices[self.edges[edge].vertex].inputs;
         self.edges[edge].deps = inputs.iter().map(|input| Dep::on(*input)).collect();
         let key = self.work_key(edge);
-        self.index.enter(key, edge, None);
+        self.index.enter(&key, edge, None);
     }
 
     fn work_key(&self, edge: EdgeId) -> WorkKey {
@@ -66,13 +66,16 @@ impl Core {
         let live = &self.vertices[state.vertex];
         let output = i64::from(state.output);
         if live.inputs.is_empty() {
-            let id = |map: &CacheMap| KeyId::root(&map.digest, output, map.scope);
-            return WorkKey::Roots(live.maps.iter().map(id).collect());
+            let mut roots = Few::None;
+            for map in live.maps.iter() {
+                roots.push(Name::root(&KeyId::root(&map.digest, output, map.scope)));
+            }
+            return WorkKey::Roots(roots);
         }
         let digest = live.maps[0].digest;
         let name = |(input, name): &(u32, CacheKeyWithSelector)| {
             let link = CacheInfoLink { input: *input, output, digest, selector: name.selector() };
-            (name.key.key.id(), link)
+            (*input, Name::input(&name.key.key.id(), &link))
         };
         WorkKey::Inputs(self.names(edge).iter().map(name).collect())
     }

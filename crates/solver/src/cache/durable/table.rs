@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quern_core::Digest;
 
 use crate::cache::key_table::KeyTable;
-use crate::cache::storage::{CacheInfoLink, CacheResult, NumberedKeys};
+use crate::cache::storage::{CacheInfoLink, CacheResult, Era, NumberedKeys, common};
 use crate::key::KeyId;
 
 use super::base::Base;
@@ -30,6 +30,7 @@ pub(super) struct Table {
     leaving: Option<HashMap<u32, Vec<(CacheInfoLink, u32)>>>,
     /// The operations of the snapshot; made at the first question.
     operations: Option<HashSet<Digest>>,
+    pub(super) era: Era,
 }
 
 impl Table {
@@ -42,20 +43,16 @@ impl Table {
         match change {
             Change::AddResult { id, created_at, result } => {
                 let result = CacheResult { id: (*result).into(), created_at: *created_at };
-                let known = self.results(id).is_ok_and(|results| results.contains(&result));
-                if !known {
-                    self.extra.add_result(id, result);
-                }
-                !known
+                let known = self.standing(id).is_some()
+                    && self.results(id).is_ok_and(|results| results.contains(&result));
+                !known && self.extra.add_result(id, result)
             }
             Change::AddLink { id, link, target } => {
-                let mut targets = Vec::new();
-                self.targets(id, link, &mut targets);
-                let known = targets.contains(target);
-                if !known {
-                    self.extra.add_link(id, link, target);
+                let mut known = false;
+                if let Some(node) = self.base.node(id) {
+                    self.old_targets(node, link, &mut 0, |old| known |= self.base.id(old) == *target);
                 }
-                !known
+                !known && self.extra.add_link(id, link, target)
             }
             Change::Release { result } => self.release(result),
         }
@@ -118,6 +115,18 @@ impl Table {
         if !self.extra.is_empty() {
             found.extend(self.extra.targets_of(id, link));
         }
+    }
+
+    /// The keys that every input leads to.
+    pub(super) fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Vec<KeyId> {
+        if self.base.nodes() == 0 {
+            return self.extra.common_targets(links);
+        }
+        let targets = |id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>| {
+            self.targets(id, link, found);
+            Ok::<(), std::convert::Infallible>(())
+        };
+        common(links, targets).unwrap_or_else(|never| match never {})
     }
 
     /// Visits where a node of the snapshot leads; `near` is about where the operation stands.
@@ -240,6 +249,7 @@ impl Table {
     }
 
     fn remove(&mut self, id: &KeyId) {
+        self.era.end();
         if let Some(node) = self.standing(id) {
             self.gone.insert(node);
             for (source, _) in self.base.sources(node) {
