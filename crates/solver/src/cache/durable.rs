@@ -103,14 +103,16 @@ impl FileKeyStorage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies changes here and remembers to write them.
-    fn change<'a>(&self, changes: impl IntoIterator<Item = Change<'a>>) -> Result<(), CacheError> {
+    /// Applies a change here and remembers to write it.
+    fn change(&self, change: &Change<'_>) -> Result<(), CacheError> {
         let mut state = self.state();
-        for change in changes {
-            if state.table.apply(&change) {
-                change.encode(&mut state.pending);
-            }
+        if state.table.apply(change) {
+            change.encode(&mut state.pending);
         }
+        self.flush_if_due(state)
+    }
+
+    fn flush_if_due(&self, mut state: MutexGuard<'_, State>) -> Result<(), CacheError> {
         if state.pending.len() >= FLUSH_AT {
             let _lock = lock(&self.folder)?;
             self.append(&mut state)?;
@@ -152,8 +154,15 @@ impl FileKeyStorage {
     fn renew(&self, state: &mut State) -> Result<(), CacheError> {
         let generation = state.generation + 1;
         let bytes = snapshot::write(&state.table, generation).map_err(at(&self.folder))?;
-        publish(&self.folder, generation, &bytes).map_err(at(&self.folder))?;
+        // What the snapshot holds need not be kept twice.
+        state.table = Table::default();
+        let published = publish(&self.folder, generation, &bytes);
+        drop(bytes);
         let old = path_of(&self.folder, state.generation);
+        if let Err(error) = published {
+            *state = load(&self.folder, state.generation)?.or_error()?;
+            return Err(at(&self.folder)(error));
+        }
         *state = load(&self.folder, generation)?.or_error()?;
         // Others still read the old file through their handles; a failure leaves only litter.
         let _ = std::fs::remove_file(old);
@@ -326,11 +335,11 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn add_result(&self, id: &KeyId, result: CacheResult) -> Result<(), CacheError> {
-        self.change([Change::AddResult { id: *id, created_at: result.created_at, result: &result.id }])
+        self.change(&Change::AddResult { id: *id, created_at: result.created_at, result: &result.id })
     }
 
     fn release(&self, result: &str) -> Result<(), CacheError> {
-        self.change([Change::Release { result }])
+        self.change(&Change::Release { result })
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
@@ -340,7 +349,7 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn add_link(&self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> Result<(), CacheError> {
-        self.change([Change::AddLink { id: *id, link: *link, target: *target }])
+        self.change(&Change::AddLink { id: *id, link: *link, target: *target })
     }
 
     fn walk_links(
@@ -396,11 +405,10 @@ impl CacheKeyStorage for FileKeyStorage {
         result: CacheResult,
         links: &[(KeyId, CacheInfoLink)],
     ) -> Result<(), CacheError> {
-        let (created_at, target) = (result.created_at, *id);
-        let result = Change::AddResult { id: target, created_at, result: &result.id };
-        let link =
-            |(source, link): &(KeyId, CacheInfoLink)| Change::AddLink { id: *source, link: *link, target };
-        self.change(std::iter::once(result).chain(links.iter().map(link)))
+        let mut state = self.state();
+        let State { table, pending, .. } = &mut *state;
+        table.add_key(id, result, links, |change| change.encode(pending));
+        self.flush_if_due(state)
     }
 
     fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Result<Vec<KeyId>, CacheError> {

@@ -217,14 +217,49 @@ impl KeyTable {
     /// False if everything stood so already.
     pub(crate) fn add_link(&mut self, id: &KeyId, link: &CacheInfoLink, target: &KeyId) -> bool {
         let (source, target) = (self.add_node(id), self.add_node(target));
+        let label = self.add_label(source, link);
+        self.add_labelled(label, target)
+    }
+
+    /// Adds links to a key that exists; tells of each that did not stand already.
+    pub(crate) fn add_links(
+        &mut self,
+        target: &KeyId,
+        links: &[(KeyId, CacheInfoLink)],
+        mut added: impl FnMut(&KeyId, &CacheInfoLink),
+    ) {
+        let target = self.add_node(target);
+        let mut before: Option<(Digest, u32)> = None;
+        for (id, link) in links {
+            let source = self.add_node(id);
+            // The links of one key are for one operation.
+            let label = match before.filter(|(digest, _)| *digest == link.digest && link.selector.is_none()) {
+                Some((_, operation)) => {
+                    let (selector, input, output) = (NONE, link.input, link.output);
+                    Label { source, operation, selector, input, output }
+                }
+                None => self.add_label(source, link),
+            };
+            before = Some((link.digest, label.operation));
+            if self.add_labelled(label, target) {
+                added(id, link);
+            }
+        }
+    }
+
+    fn add_label(&mut self, source: u32, link: &CacheInfoLink) -> Label {
         let operation = self.digests.add(&link.digest);
         let selector = link.selector.as_ref().map_or(NONE, |selector| self.digests.add(selector));
-        let label = Label { source, operation, selector, input: link.input, output: link.output };
+        Label { source, operation, selector, input: link.input, output: link.output }
+    }
+
+    fn add_labelled(&mut self, label: Label, target: u32) -> bool {
         let first = self.first_of(&label);
         if self.targets_from(first).any(|known| known == target) {
             return false;
         }
         self.count_uses(&label);
+        let source = label.source;
         let (from, to) = (&self.nodes[source as usize], &self.nodes[target as usize]);
         let (next_outgoing, next_incoming) = (from.outgoing, to.incoming);
         let (next, before_outgoing) = (NONE, NONE);

@@ -126,9 +126,7 @@ impl CacheKeyStorage for InMemoryKeyStorage {
     ) -> Result<(), CacheError> {
         let mut table = self.table();
         table.add_result(id, result);
-        for (source, link) in links {
-            table.add_link(source, link, id);
-        }
+        table.add_links(id, links, |_, _| ());
         Ok(())
     }
 

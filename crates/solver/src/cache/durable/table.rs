@@ -58,6 +58,39 @@ impl Table {
         }
     }
 
+    /// Adds a result to a key and links to it; visits what did not stand already.
+    pub(super) fn add_key(
+        &mut self,
+        id: &KeyId,
+        result: CacheResult,
+        links: &[(KeyId, CacheInfoLink)],
+        mut visit: impl FnMut(&Change<'_>),
+    ) {
+        let (created_at, text) = (result.created_at, Arc::clone(&result.id));
+        let added = Change::AddResult { id: *id, created_at, result: &text };
+        if self.base.nodes() > 0 {
+            let target = *id;
+            let link = |(source, link): &(KeyId, CacheInfoLink)| Change::AddLink {
+                id: *source,
+                link: *link,
+                target,
+            };
+            for change in std::iter::once(added).chain(links.iter().map(link)) {
+                if self.apply(&change) {
+                    visit(&change);
+                }
+            }
+            return;
+        }
+        if self.extra.add_result(id, result) {
+            visit(&added);
+        }
+        let target = *id;
+        self.extra.add_links(id, links, |source, link| {
+            visit(&Change::AddLink { id: *source, link: *link, target });
+        });
+    }
+
     /// The number of a key: that of its node in the snapshot if this still stands, else that among
     /// what was added since, counted on.
     pub(super) fn number(&self, id: &KeyId) -> Option<u32> {
