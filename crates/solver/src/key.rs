@@ -31,7 +31,7 @@ impl KeyId {
     /// Ids of [`KeyScope::Local`] start with eight zero bytes, by which every storage and
     /// exporter can tell them without further information.
     pub fn root(digest: &Digest, output: i64, scope: KeyScope) -> Self {
-        let id = Digest::of(format!("{digest}@{output}").as_bytes());
+        let id = Digest::of(RootText::of(digest, output).as_bytes());
         match scope {
             KeyScope::Shared => Self(id),
             KeyScope::Local => {
@@ -83,6 +83,39 @@ impl KeyId {
             }
         }
         Self(hash.finish())
+    }
+}
+
+/// `<digest>@<output>`, without going through the heap: every key needs one.
+struct RootText {
+    bytes: [u8; 96],
+    length: usize,
+}
+
+impl RootText {
+    fn of(digest: &Digest, output: i64) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = Self { bytes: [0; 96], length: 0 };
+        text.push(b"sha256:");
+        for byte in digest.as_bytes() {
+            text.push(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        text.push(b"@");
+        if output == 0 {
+            text.push(b"0")
+        } else {
+            text.push(output.to_string().as_bytes())
+        }
+        text
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..self.length + bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 
@@ -409,5 +442,19 @@ pub struct ExportableCacheKey {
 impl From<CacheKey> for ExportableCacheKey {
     fn from(key: CacheKey) -> Self {
         Self { key, exporter: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_a_root_is_the_one_of_exports() {
+        let digest = Digest::of(b"op");
+        for output in [0, 1, CONTENT_OUTPUT, i64::from(u32::MAX), i64::MIN] {
+            let text = format!("{digest}@{output}");
+            assert_eq!(RootText::of(&digest, output).as_bytes(), text.as_bytes());
+        }
     }
 }

@@ -234,3 +234,23 @@ fn broken_configurations_are_typed_errors() {
     let wrong = import_cache("t", &layout, "latest", loader(folder.path()));
     assert!(matches!(wrong.map(|_| ()), Err(CacheConfigError::WrongContent(_))));
 }
+
+/// A key refers to those of its inputs; dropping the last of a long chain must not recurse.
+#[test]
+fn a_result_of_a_long_chain_outlives_its_job() {
+    let mut vertices = vec![vertex("0", Fake::value("0", 1).quick())];
+    for level in 1..30_000u32 {
+        let op = Fake::new(&level.to_string(), |_, _| Ok(vec![SharedResult::new(1i64)])).quick();
+        vertices.push(vertex(&level.to_string(), op).input(on(level - 1)));
+    }
+    let edge = chain(vertices);
+    let solver = Solver::new(SolverOptions::default());
+    for name in ["ran", "swept"] {
+        let job = solver.job(name).unwrap();
+        let result = job.build(&edge).unwrap();
+        job.discard();
+        let mut chains = CacheChains::new();
+        result.keys()[0].export_to(&mut chains, &CacheExportOptions::default()).unwrap();
+        drop(result);
+    }
+}
