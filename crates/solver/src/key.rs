@@ -101,10 +101,9 @@ impl RootText {
             text.push(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
         }
         text.push(b"@");
-        if output == 0 {
-            text.push(b"0")
-        } else {
-            text.push(output.to_string().as_bytes())
+        match output {
+            0 => text.push(b"0"),
+            _ => text.push(output.to_string().as_bytes()),
         }
         text
     }
