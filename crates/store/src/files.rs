@@ -3,7 +3,6 @@
 //! A [`FileSource`] is a tree that can be read: a [`Context`] on the user's disk, a view over layers. A [`Selection`] says which of its
 //! files a `COPY` means, [`content_digest`] whether they are what they were, a [`Draft`] puts them into a layer.
 
-mod chmod;
 mod context;
 mod digest;
 mod draft;
@@ -17,10 +16,9 @@ mod select;
 mod source;
 mod xattr;
 
-pub use chmod::{Chmod, InvalidMode};
 pub use context::{Context, Survey, SurveyError};
 pub use digest::content_digest;
-pub use draft::{ActionError, CopyTo, Draft, MakeDir, MakeFile, Marks, Remove, Unpack};
+pub use draft::{ActionError, ChangeMode, CopyTo, Draft, MakeDir, MakeFile, Marks, Remove, Unpack};
 pub use filter::{PathFilter, Verdict};
 pub use known::{KnownDigests, Trust};
 pub use pattern::PatternError;

@@ -33,7 +33,7 @@ use crate::workspace::beneath;
 use merged::InUpper;
 
 pub use acts::{MakeDir, MakeFile, Remove};
-pub use copy::{CopyTo, Unpack};
+pub use copy::{ChangeMode, CopyTo, Unpack};
 
 /// Which extended attribute marks a directory that hides what is below it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

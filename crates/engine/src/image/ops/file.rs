@@ -12,7 +12,8 @@ use quern_core::port::{DraftLayer, Layers as _};
 use quern_solver::{Blocking, CacheMap, CacheMapInput, MapStep, Op, OpContext, OpError, SharedResult};
 use quern_spec::dockerfile::{Chmod, DockerIgnore};
 use quern_store::files::{
-    CopyTo, Draft, FileSource, MakeDir, MakeFile, Marks, PathFilter, Selected, Selection, content_digest,
+    ChangeMode, CopyTo, Draft, FileSource, MakeDir, MakeFile, Marks, PathFilter, Selected, Selection,
+    content_digest,
 };
 
 use super::{Defined, Tools, digest_of, once, snapshot_of};
@@ -322,11 +323,11 @@ impl FileOp {
         inputs: &[Snapshot],
     ) -> Result<(), OpError> {
         let owner = owner::find(below, copy.owner.as_deref())?;
-        let mode = copy.mode.as_ref().map(|mode| mode.text().parse().expect("the front end has read it"));
+        let mode = copy.mode.as_ref().map(|mode| move |bits, is_dir| mode.apply(bits, is_dir));
         let to = CopyTo {
             dest: Path::new(&copy.dest),
             owner,
-            mode: mode.as_ref(),
+            mode: mode.as_ref().map(|mode| mode as &ChangeMode<'_>),
             modified: None,
             unpack: copy.unpack.then_some(&unpack::unpack),
         };

@@ -16,7 +16,6 @@ use rustix::io::Errno;
 use super::merged::InUpper;
 use super::write::{self, Job, Wanted};
 use super::{ActionError, Draft, Looks, OnTheWay, split};
-use crate::files::chmod::Chmod;
 use crate::files::context::clean;
 use crate::files::plain::PlainTree;
 use crate::files::resolve::{Last, resolve};
@@ -29,6 +28,9 @@ use crate::workspace::spread::{SERIAL, spread};
 /// no archive. An error is the reason for people.
 pub type Unpack<'u> = dyn Fn(&mut File, &Path) -> Result<bool, String> + 'u;
 
+/// What becomes of permission bits; the second argument says whether they are a directory's.
+pub type ChangeMode<'m> = dyn Fn(u32, bool) -> u32 + Sync + 'm;
+
 /// Where and how files are copied.
 #[derive(Clone, Copy)]
 pub struct CopyTo<'c> {
@@ -37,7 +39,7 @@ pub struct CopyTo<'c> {
     /// Owner and group of everything that is copied or made; else files keep theirs, and 0:0 makes directories.
     pub owner: Option<(u32, u32)>,
     /// What becomes of the modes of everything that is copied.
-    pub mode: Option<&'c Chmod>,
+    pub mode: Option<&'c ChangeMode<'c>>,
     /// The time of everything that is copied or made, in nanoseconds since 1970; else files keep theirs.
     pub modified: Option<i64>,
     /// Asked for every file that is named as a source.
@@ -165,7 +167,7 @@ impl<'b> Batch<'b> {
     fn wanted(&self, stat: &Stat) -> Wanted {
         let is_dir = stat.kind == FileKind::Dir;
         let mode = match self.to.mode {
-            Some(mode) if stat.kind != FileKind::Link => mode.apply(stat.mode, is_dir),
+            Some(mode) if stat.kind != FileKind::Link => mode(stat.mode, is_dir),
             _ => stat.mode,
         };
         let owner = self.to.owner.unwrap_or((stat.uid, stat.gid));
