@@ -54,11 +54,11 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     sources.report();
     let mut built = built.map_err(failed)?;
     show(&built.warnings, &request.dockerfile);
-    cache::inline(&images, &mut built, &targets)?;
     let epoch = epoch(&request).map_err(failed)?;
+    cache::inline(&images, &mut built, epoch, &targets)?;
     let (record, config) = builder.image_of(&built, epoch).map_err(|error| failed(error.into()))?;
     for target in &targets {
-        target.export(&images, &built)?;
+        target.export(&images, &built, epoch)?;
     }
     let attaching = outputs.iter().any(Output::holds_statements);
     let statements = wanted.make(home, &request, &built, attaching)?;

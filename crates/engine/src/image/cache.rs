@@ -70,6 +70,19 @@ struct Exported {
     layers: Vec<Descriptor>,
 }
 
+/// How a cache is written.
+#[derive(Debug, Clone)]
+pub struct CacheExport {
+    /// How much of it.
+    pub mode: CacheExportMode,
+    /// How layers are written.
+    pub form: Form,
+    /// By what they are dated: the epoch of the image, so that its layers are the same ones.
+    pub epoch: Option<i64>,
+    /// How the documents are written.
+    pub documents: CacheForm,
+}
+
 /// Exports the cache of a build to a place.
 ///
 /// # Errors
@@ -78,12 +91,10 @@ pub fn export(
     images: &ImageStore,
     built: &Built,
     place: &CachePlace,
-    mode: CacheExportMode,
-    form: &Form,
-    manifest_form: CacheForm,
+    how: &CacheExport,
 ) -> Result<(), CacheTransferError> {
-    let Exported { config, layers } = collect(images, built, mode, form)?;
-    let made = assemble_cache(config, layers, manifest_form);
+    let Exported { config, layers } = collect(images, built, how.epoch, how.mode, &how.form)?;
+    let made = assemble_cache(config, layers, how.documents);
     images.put_document(&made.config)?;
     images.put_document(&made.manifest)?;
     match place {
@@ -104,10 +115,11 @@ pub fn export(
 pub fn inline(
     images: &ImageStore,
     built: &Built,
+    epoch: Option<i64>,
     form: &Form,
     diff_ids: &[Digest],
 ) -> Result<String, CacheTransferError> {
-    let Exported { config, .. } = collect(images, built, CacheExportMode::Min, form)?;
+    let Exported { config, .. } = collect(images, built, epoch, CacheExportMode::Min, form)?;
     let mut config: Value = serde_json::from_slice(&config).map_err(CacheError::storage)?;
     let stacks = stacks(&config);
     let numbers: BTreeMap<String, usize> =
@@ -153,12 +165,13 @@ fn stacks(config: &Value) -> Vec<Vec<String>> {
 fn collect(
     images: &ImageStore,
     built: &Built,
+    epoch: Option<i64>,
     mode: CacheExportMode,
     form: &Form,
 ) -> Result<Exported, CacheTransferError> {
     let convert = |result: &SharedResult| -> Result<Vec<Remote>, CacheError> {
         let Some(snapshot) = result.get::<Snapshot>() else { return Ok(Vec::new()) };
-        let layers = images.blobs_of(snapshot, form).map_err(CacheError::storage)?;
+        let layers = images.blobs_of(snapshot, epoch, form).map_err(CacheError::storage)?;
         Ok(vec![Remote { descriptors: layers.iter().map(for_solver).collect() }])
     };
     let options = CacheExportOptions { mode, convert: Some(&convert), ..CacheExportOptions::default() };

@@ -71,27 +71,24 @@ impl ImageStore {
         Ok(document)
     }
 
-    /// A blob for each image layer of a snapshot, made now where there is none.
+    /// A blob for each image layer of a snapshot, dated by an epoch or not, made now where there is none.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub fn blobs_of(&self, snapshot: &Snapshot, form: &Form) -> Result<Vec<Layer>, ImageError> {
+    pub fn blobs_of(
+        &self,
+        snapshot: &Snapshot,
+        epoch: Option<i64>,
+        form: &Form,
+    ) -> Result<Vec<Layer>, ImageError> {
         let described =
-            self.describe(snapshot.layers(), None).map_err(|error| ImageError::Pack(Box::new(error)))?;
+            self.describe(snapshot.layers(), epoch).map_err(|error| ImageError::Pack(Box::new(error)))?;
         let diff_ids: Vec<Digest> = described.into_iter().flat_map(|layer| layer.diff_ids).collect();
         let layers = diff_ids.iter().map(|diff_id| ImageLayer { diff_id: *diff_id, blob: None }).collect();
         let (id, since) = (Digest::of(b""), self.clock.now());
         let snapshot = Some(snapshot.layers().to_vec());
-        let record = ImageRecord {
-            format: Version,
-            id,
-            manifest: None,
-            layers,
-            snapshot,
-            epoch: None,
-            origin: None,
-            since,
-        };
+        let record =
+            ImageRecord { format: Version, id, manifest: None, layers, snapshot, epoch, origin: None, since };
         let blobs = self.layer_blobs(&record, form)?;
         Ok(blobs
             .into_iter()

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use quern_engine::image::Built;
-use quern_engine::image::cache::{self, CachePlace, CacheTransferError};
+use quern_engine::image::cache::{self, CacheExport, CachePlace, CacheTransferError};
 use quern_engine::images::{Form, ImageStore};
 use quern_oci::Reference;
 use quern_oci::cache::CacheForm;
@@ -122,9 +122,11 @@ impl Target {
     }
 
     /// Keeps the cache of a build, unless it is to be inside the image.
-    pub fn export(&self, images: &ImageStore, built: &Built) -> Result<(), Failure> {
+    pub fn export(&self, images: &ImageStore, built: &Built, epoch: Option<i64>) -> Result<(), Failure> {
         let Self::Place { place, mode, form, documents, ignore_error } = self else { return Ok(()) };
-        match cache::export(images, built, place, *mode, form, *documents).map_err(failed) {
+        let form = Form::clone(form);
+        let how = CacheExport { mode: *mode, form, epoch, documents: *documents };
+        match cache::export(images, built, place, &how).map_err(failed) {
             Err(failure) if *ignore_error => {
                 eprint_line(&format!("warning: --cache-to: {}", failure.message));
                 Ok(())
@@ -135,12 +137,17 @@ impl Target {
 }
 
 /// Puts the cache of a build into its config, if that was asked for.
-pub fn inline(images: &ImageStore, built: &mut Built, targets: &[Target]) -> Result<(), Failure> {
+pub fn inline(
+    images: &ImageStore,
+    built: &mut Built,
+    epoch: Option<i64>,
+    targets: &[Target],
+) -> Result<(), Failure> {
     if targets.iter().any(|target| matches!(target, Target::Inline)) {
-        let described = images.describe(built.snapshot.layers(), None);
+        let described = images.describe(built.snapshot.layers(), epoch);
         let described = described.map_err(|error| Failure::new(Kind::Internal, error))?;
         let diff_ids: Vec<_> = described.into_iter().flat_map(|layer| layer.diff_ids).collect();
-        let records = cache::inline(images, built, &Form::default(), &diff_ids).map_err(failed)?;
+        let records = cache::inline(images, built, epoch, &Form::default(), &diff_ids).map_err(failed)?;
         built.config.inline_cache = Some(records);
     }
     Ok(())
