@@ -297,6 +297,10 @@ pub trait Executor: Send + Sync {
     /// A program that fails is an [`Outcome`], not an error; an error means the step could not be run. When
     /// `cancel` is set, the program is ended and the outcome is [`Exit::Cancelled`] within a second.
     fn run(&self, attempt: &Attempt, observer: &dyn Observer, cancel: &Cancel) -> Result<Outcome, PortError>;
+
+    /// Makes ready what the first step would have to wait for; a step is likely to come soon. Blocks. What goes wrong here
+    /// goes wrong again, and is told, when a step is run.
+    fn prepare(&self) {}
 }
 
 /// Hears what a running step says.

@@ -224,6 +224,8 @@ impl Work<'_> {
     fn run(&self) -> Result<End, datums::PlanError> {
         let records = &self.runner.records;
         let blobs = &*records.blobs;
+        let executor = Arc::clone(&self.runner.executor);
+        thread::spawn(move || executor.prepare());
         // The empty tree is named by records that never put it.
         blobs.put(&Tree::default().encode())?;
         let image = self.runner.images.resolve(&self.pipeline.run.image, &Platform::current())?;

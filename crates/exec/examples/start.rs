@@ -1,14 +1,14 @@
-//! Measures the start of a step: `start ROOTFS COUNT [none|host|build] [WORKERS]` prints the microseconds of each start.
+//! Measures the start of a step: `start ROOTFS COUNT [none|host|build|map] [WORKERS] [DIR]` prints the microseconds of each start.
 //!
 //! `none` and `host` are the network of a step that changes nothing; `build` is a step with a root to change, and its
-//! layer is kept.
+//! layer is kept; `map` is a datum of `benches/w3.py`: `/bin/datum map` with one file of 1 KiB as input, and what it writes stays
+//! in a directory of its own below DIR.
 //!
 //! ROOTFS is an unpacked image with /bin/true. Everything that is paid per step is included: the message to the
 //! launcher, an output directory, and giving it back.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its purpose is to print figures")]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,23 +17,31 @@ use std::time::Instant;
 
 use quern_core::event::Stream;
 use quern_core::port::{
-    Cancel, Executor, Exit, Image, Images, Observer, PortError, Presented, RootFs, RootLayout, Workspace,
+    Cancel, Executor, Exit, Image, Images, InlineEntry, Observer, PortError, Presented, RootFs, RootLayout,
+    Workspace,
 };
-use quern_core::step::{Attempt, Network, Platform, Resources, RootAccess, Step};
-use quern_core::{ContentRef, Digest};
+use quern_core::step::{Attempt, Input, Network, Platform, Resources, RootAccess, Step};
+use quern_core::{ContentRef, Digest, TreePath};
 use quern_exec::{LAUNCHER_ARGUMENT, LocalExecutor, LocalOptions, launcher_main};
+
+/// Where the input of a datum is, and its content.
+const DATUM: (&str, &str, [u8; 1024]) = ("in", "000/f000000", [b'x'; 1024]);
 
 /// Empty outputs in directories that are used again, and one image.
 struct Bench {
     rootfs: PathBuf,
+    keep: bool,
     scratch: PathBuf,
     spare: std::sync::Mutex<Vec<PathBuf>>,
     made: AtomicUsize,
 }
 
 impl Workspace for Bench {
-    fn present(&self, tree: &Digest) -> Result<Presented, PortError> {
-        Err(PortError::Missing(*tree))
+    fn present(&self, _: &Digest) -> Result<Presented, PortError> {
+        let path = TreePath::parse(DATUM.1).map_err(|error| PortError::Other(error.to_string()))?;
+        let dir = path.parent().unwrap_or_else(TreePath::root);
+        let file = InlineEntry::File { path, bytes: DATUM.2.to_vec(), executable: false };
+        Ok(Presented::Inline(vec![InlineEntry::Dir(dir), file]))
     }
 
     fn scratch(&self) -> Result<PathBuf, PortError> {
@@ -53,7 +61,9 @@ impl Workspace for Bench {
     }
 
     fn discard(&self, scratch: &Path) {
-        self.spare.lock().expect("no panic while held").push(scratch.to_owned());
+        if !self.keep {
+            self.spare.lock().expect("no panic while held").push(scratch.to_owned());
+        }
     }
 
     fn cache_dir(&self, id: &str) -> Result<PathBuf, PortError> {
@@ -78,16 +88,20 @@ impl Observer for Deaf {
 }
 
 fn step(kind: &str) -> Step {
-    let builds = kind == "build";
+    let (builds, map) = (kind == "build", kind == "map");
+    let (input, path, _) = DATUM;
+    let target = format!("/pfs/{input}");
+    let words: &[&str] = if map { &["/bin/datum", "map"] } else { &["/bin/true"] };
+    let variable = map.then(|| (input.to_owned(), format!("{target}/{path}")));
     Step {
-        argv: vec!["/bin/true".into()],
-        env: BTreeMap::new(),
+        argv: words.iter().map(ToString::to_string).collect(),
+        env: variable.into_iter().collect(),
         cwd: "/".into(),
         user: None,
         stdin: Vec::new(),
         image: Digest::of(b"bench"),
         root: if builds { RootAccess::Writable } else { RootAccess::ReadOnly },
-        inputs: Vec::new(),
+        inputs: if map { vec![Input { target, tree: Digest::of(b"datum") }] } else { Vec::new() },
         mounts: Vec::new(),
         network: if kind == "host" { Network::Host } else { Network::None },
         platform: Platform::current(),
@@ -106,12 +120,12 @@ fn main() -> ExitCode {
     let Some((rootfs, count)) =
         arguments.get(1).zip(arguments.get(2).and_then(|count| count.parse::<usize>().ok()))
     else {
-        eprintln!("usage: start ROOTFS COUNT [none|host|build] [WORKERS]");
+        eprintln!("usage: start ROOTFS COUNT [none|host|build|map] [WORKERS] [DIR]");
         return ExitCode::from(2);
     };
     let kind = arguments.get(3).map_or("none", String::as_str);
     let workers = arguments.get(4).and_then(|count| count.parse().ok()).unwrap_or(1);
-    match measure(Path::new(rootfs), count, kind, workers) {
+    match measure(Path::new(rootfs), count, kind, workers, arguments.get(5).map(Path::new)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
@@ -125,11 +139,14 @@ fn measure(
     count: usize,
     kind: &str,
     workers: usize,
+    dir: Option<&Path>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let scratch = std::env::temp_dir().join(format!("quern-start-{}", std::process::id()));
+    let name = format!("quern-start-{}", std::process::id());
+    let scratch = dir.map_or_else(std::env::temp_dir, Path::to_owned).join(name);
     std::fs::create_dir_all(&scratch)?;
     let bench = Arc::new(Bench {
         rootfs: rootfs.canonicalize()?,
+        keep: dir.is_some(),
         scratch: scratch.clone(),
         spare: std::sync::Mutex::default(),
         made: AtomicUsize::new(0),
@@ -146,7 +163,7 @@ fn measure(
         let start = Instant::now();
         let outcome = executor.run(&attempt, &Deaf, &Cancel::default())?;
         if outcome.exit != Exit::Code(0) {
-            return Err(PortError::Other(format!("/bin/true ended with {:?}", outcome.exit)));
+            return Err(PortError::Other(format!("the program ended with {:?}", outcome.exit)));
         }
         Ok(start.elapsed().as_micros())
     };
@@ -173,6 +190,8 @@ fn measure(
         at(0),
         all.as_micros() / micros.len() as u128
     );
-    std::fs::remove_dir_all(scratch)?;
+    if dir.is_none() {
+        std::fs::remove_dir_all(scratch)?;
+    }
     Ok(())
 }

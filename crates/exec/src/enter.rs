@@ -208,13 +208,7 @@ impl Entry<'_> {
     fn drop_privileges(&self) -> Result<(), Refusal> {
         let builds = self.order.changes_root();
         let kept = if builds { KEPT_IN_BUILDS } else { KEPT };
-        let all = (0..=MOST_CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number));
-        for capability in all.filter(|capability| !kept.contains(*capability)) {
-            match remove_capability_from_bounding_set(capability) {
-                Err(Errno::INVAL) => break,
-                other => other.doing("dropping capabilities")?,
-            }
-        }
+        remove_from_bounding_set(KEPT_IN_BUILDS.difference(kept))?;
         clear_ambient_capability_set().doing("dropping capabilities")?;
         // A launcher that lacks some itself, as root of a container may, hands on what it has.
         let kept = kept & capabilities(None).doing("reading capabilities")?.permitted;
@@ -260,6 +254,22 @@ impl Entry<'_> {
     fn no_user(&self, reason: String) -> Refusal {
         Refusal::User { user: self.order.user.clone().unwrap_or_default(), reason }
     }
+}
+
+/// Sees to it that no program this process and its children execute gets capabilities that no step keeps.
+pub(crate) fn bound_capabilities() -> Result<(), Refusal> {
+    remove_from_bounding_set(CapabilitySet::from_bits_retain(u64::MAX).difference(KEPT_IN_BUILDS))
+}
+
+fn remove_from_bounding_set(unwanted: CapabilitySet) -> Result<(), Refusal> {
+    let all = (0..=MOST_CAPABILITIES).map(|number| CapabilitySet::from_bits_retain(1 << number));
+    for capability in all.filter(|capability| unwanted.contains(*capability)) {
+        match remove_capability_from_bounding_set(capability) {
+            Err(Errno::INVAL) => break,
+            other => other.doing("dropping capabilities")?,
+        }
+    }
+    Ok(())
 }
 
 /// The program, with everything allocated beforehand.

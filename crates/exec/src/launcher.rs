@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal, setsid};
 
 use crate::LAUNCHER_ARGUMENT;
-use crate::enter::Entry;
+use crate::enter::{self, Entry};
 use crate::groups::Groups;
 use crate::init::MEMORY_SCORE;
 use crate::mounts;
@@ -111,6 +111,7 @@ fn serve(wire: &Wire, in_user_namespace: bool) -> i32 {
         if wire.send(&reply, &[], &[]).is_err() {
             return 1;
         }
+        launcher.mounts = None;
     }
 }
 
@@ -121,6 +122,9 @@ struct Launcher {
     stacks: [Stack; 2],
     /// The sandbox of the step before, if nothing of it was left.
     sandbox: Option<Sandbox>,
+    /// The mounts of the step before. Dismantling them takes the kernel as long as all else of a step's end, so it is done
+    /// while the executor looks at what the step wrote.
+    mounts: Option<File>,
     /// A network in which nothing was sent, of a sandbox that is gone.
     network: Option<QuietNetwork>,
     in_user_namespace: bool,
@@ -141,12 +145,14 @@ impl Launcher {
     fn set_up(in_user_namespace: bool) -> Result<Self, Refusal> {
         // Before the directory they are mounted below is covered.
         let groups = Groups::open(in_user_namespace);
+        enter::bound_capabilities()?;
         Ok(Self {
             groups,
             roots: Roots::new(in_user_namespace)?,
             maker: Maker::new(in_user_namespace, protect_from_memory_killer())?,
             stacks: [Stack::new(), Stack::new()],
             sandbox: None,
+            mounts: None,
             network: None,
             in_user_namespace,
         })
@@ -177,6 +183,10 @@ impl Launcher {
         let process = sandbox.start(&mut self.stacks, &entry);
         let followed = process.and_then(|process| {
             drop(streams);
+            // Those of an image build are gone with its last process: what they wrote to is about to be read or removed.
+            if !matches!(order.root, Root::Own { .. }) {
+                self.mounts = File::open(format!("/proc/{}/ns/mnt", process.pid.as_raw_nonzero())).ok();
+            }
             follow(wire, &process, &sandbox)
         });
         match &followed {

@@ -152,6 +152,13 @@ impl LocalExecutor {
 }
 
 impl Executor for LocalExecutor {
+    fn prepare(&self) {
+        let none_yet = self.pool.lock().unwrap_or_else(PoisonError::into_inner).taken == 0;
+        if none_yet {
+            let _ = self.check();
+        }
+    }
+
     fn run(&self, attempt: &Attempt, observer: &dyn Observer, cancel: &Cancel) -> Result<Outcome, PortError> {
         Ok(self.run_step(attempt, observer, cancel)?)
     }

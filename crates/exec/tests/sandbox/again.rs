@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use quern_core::port::{Cancel, Exit};
+use quern_core::port::{Cancel, Executor, Exit};
 use quern_core::step::{Attempt, Network, Step};
 
 use crate::ends::{long, runs};
@@ -19,6 +19,7 @@ checks! {
     a_step_that_is_stopped_ends_the_sandbox,
     no_process_becomes_the_launchers_child,
     another_root_gets_another_sandbox,
+    a_launcher_is_made_ready_once,
 }
 
 /// System calls by number, as Perl wants them: ptrace, mq_open, prlimit64, sched_getaffinity, sched_setaffinity, ioprio_set.
@@ -195,4 +196,13 @@ fn another_root_gets_another_sandbox(lab: &Lab) {
         assert_eq!(lab.said(step), "2");
         assert_eq!(sandboxes(lab).len(), 1, "one at a time");
     }
+}
+
+fn a_launcher_is_made_ready_once(lab: &Lab) {
+    lab.executor.prepare();
+    let launchers = lab.launchers();
+    assert_eq!(launchers.len(), 1);
+    lab.executor.prepare();
+    lab.said(lab.sh("true"));
+    assert_eq!(lab.launchers(), launchers);
 }
