@@ -99,7 +99,7 @@ def beside_ninja(o, base, datum, medians):
             runs = {"ninja": [], "quern": []}
             for number in range(1 if case == "cold" else o.runs):
                 for tool in runs:
-                    edit(f"{base}/{tool}", case, f"{number}{suffix}")
+                    edit(f"{base}/{tool}", case, f"m{number}" if suffix else str(number))
                     if tool == "ninja" and case == "add1":
                         describe(ninja, datum, not suffix)
                     runs[tool].append(run(["ninja", "-j2"], ninja) if tool == "ninja" else quern.flush())

@@ -114,9 +114,10 @@ impl Init<'_> {
     }
 }
 
-/// Whether there is no other process here. Those that are dead already may take the kernel a moment to clear away.
+/// Whether there is no other process here. Those that are dead already are cleared away by whoever was their parent, which on
+/// a busy machine can take a moment.
 fn is_alone() -> bool {
-    const LOOKS: u32 = 100;
+    const LOOKS: u32 = 20_000;
     const BETWEEN: Duration = Duration::from_micros(100);
     (0..LOOKS).any(|look| {
         if look > 0 {

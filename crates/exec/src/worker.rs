@@ -163,6 +163,8 @@ impl Follower<'_, '_> {
             }
             if killed.is_some_and(|limit| Instant::now() > limit) {
                 self.worker.launcher.kill().map_err(ExecError::Talk)?;
+                // So that nobody takes one that is dying for one that is idle.
+                self.worker.launcher.wait().map_err(ExecError::Talk)?;
                 killed = None;
             }
             let until = deadline.map_or(TICK, |at| TICK.min(at.saturating_duration_since(Instant::now())));
