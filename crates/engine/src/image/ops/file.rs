@@ -155,8 +155,8 @@ impl FileOp {
 }
 
 impl Copy {
+    /// Everything but the sources: where they lie counts less than what is there.
     fn walk(&self, v: &mut dyn Visitor) {
-        self.sources.walk(v);
         v.text("dest", &self.dest);
         walk_owner(v, self.owner.as_deref());
         if let Some(mode) = &self.mode {
@@ -216,6 +216,7 @@ impl Defined for FileOp {
     fn definition(&self) -> Digest {
         digest_of("quern.files.definition.v1", |v| {
             let walked = self.walk(v, |v, copy| {
+                copy.sources.walk(v);
                 match &copy.from {
                     Source::Context(context) => v.bytes("context", context.id().as_bytes()),
                     Source::Input(number) => v.number("input", *number as u64),
@@ -242,7 +243,13 @@ impl Op for FileOp {
 
     fn exec(&self, ctx: &OpContext<'_>, inputs: &[SharedResult]) -> Result<Vec<SharedResult>, OpError> {
         let inputs = inputs.iter().map(snapshot_of).collect::<Result<Vec<_>, _>>()?;
-        let definition = self.content_definition()?;
+        let content = self.content_definition()?;
+        let definition = digest_of("quern.files.work.v1", |v| {
+            v.digest("content", &content);
+            // Of an input it has to be said which files are meant; those of a context are known by content.
+            let inputs = self.copies().filter(|copy| matches!(copy.from, Source::Input(_)));
+            inputs.for_each(|copy| copy.sources.walk(v));
+        });
         let layer = once(&self.tools, ctx, &definition, &inputs, || self.make(ctx, &inputs))?;
         Ok(vec![SharedResult::new(inputs[0].with(&[layer]))])
     }
