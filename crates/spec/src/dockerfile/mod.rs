@@ -74,7 +74,7 @@ pub use ignore::{DockerIgnore, IgnoreDir, IgnoreVisit, ignore_files};
 pub use lint::{Check, Rule, Rules};
 pub use mount::{Mount, MountFlag, MountKind, Sharing};
 pub use parse::parse_dockerfile;
-pub use pattern::{InvalidPattern, Wildcard};
+pub use pattern::InvalidPattern;
 pub use plan::{Origin, Plan, PlannedStage, Request, plan_stages};
 pub use platform::{InvalidPlatform, Platform};
 pub use remote::{GitSource, SourcePath};

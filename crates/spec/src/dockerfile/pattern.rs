@@ -1,12 +1,9 @@
-//! Patterns over paths with `/` between components: those of `.dockerignore` and `--exclude`, and those of
-//! the sources of `COPY` and `ADD`.
+//! Patterns over paths with `/` between components, as `.dockerignore` and `--exclude` have them.
 //!
 //! `*` is a run without `/`, `?` one character but `/`, `[a-z]` and `[^a-z]` a character of a class, `\` takes the
-//! next character literally. In the former, `**` is any number of whole components. Matching follows all
+//! next character literally, `**` is any number of whole components. Matching follows all
 //! ways at once, so the work grows with the product of pattern and path, and a walk can go on from where
 //! its directory stood.
-
-use super::path;
 
 /// Most characters of a pattern; names of files are shorter.
 const MAX_LENGTH: usize = 8192;
@@ -125,16 +122,6 @@ impl Pattern {
         Ok(Self(read))
     }
 
-    /// A source of `COPY` or `ADD`; two stars are one.
-    pub fn wildcard(text: &str) -> Result<Self, InvalidPattern> {
-        parse(text).map(Self)
-    }
-
-    /// Whether a pattern matches the whole path.
-    pub fn is_match(&self, path: &str) -> bool {
-        self.accepts(&self.advance(&self.start(), path))
-    }
-
     pub fn start(&self) -> State {
         let mut positions = Positions::default();
         positions.add(&self.0, 0);
@@ -221,93 +208,5 @@ fn class_char(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<ch
         Some('\\') => chars.next().ok_or(InvalidPattern::Class),
         None | Some('-' | ']') => Err(InvalidPattern::Class),
         Some(c) => Ok(c),
-    }
-}
-
-/// A source of `COPY` or `ADD` that may describe many paths.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wildcard {
-    pattern: Pattern,
-    base: String,
-}
-
-impl Wildcard {
-    /// Reads a source; `None` if it names one path.
-    ///
-    /// # Errors
-    /// [`InvalidPattern`].
-    pub fn parse(source: &str) -> Result<Option<Self>, InvalidPattern> {
-        if !has_wildcard(source) {
-            return Ok(None);
-        }
-        let cleaned = path::join("/", source);
-        let text = cleaned.trim_start_matches('/');
-        let components = text.split('/').take_while(|component| !component.contains(['*', '?', '[', '\\']));
-        let base: Vec<&str> = components.collect();
-        Ok(Some(Self { pattern: Pattern::wildcard(text)?, base: base.join("/") }))
-    }
-
-    /// The directory below which every match lies, relative to the root; empty for the root itself.
-    pub fn base(&self) -> &str {
-        &self.base
-    }
-
-    /// Whether a path relative to the root, without leading slash, matches.
-    pub fn is_match(&self, path: &str) -> bool {
-        self.pattern.is_match(path)
-    }
-
-    /// Whether a path below the directory `dir`, relative to the root, can match.
-    pub fn may_descend(&self, dir: &str) -> bool {
-        let start = self.pattern.start();
-        let state = if dir.is_empty() {
-            start
-        } else {
-            self.pattern.advance(&self.pattern.advance(&start, dir), "/")
-        };
-        !state.is_dead()
-    }
-}
-
-/// Whether a source holds a sign of a pattern that is not escaped.
-pub(super) fn has_wildcard(source: &str) -> bool {
-    let mut chars = source.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '*' | '?' | '[' => return true,
-            '\\' => {
-                chars.next();
-            }
-            _ => {}
-        }
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_describe_paths_below_their_base() {
-        let check = |source: &str, base: &str, matching: &[&str], other: &[&str]| {
-            let wildcard = Wildcard::parse(source).unwrap().expect("a pattern");
-            assert_eq!(wildcard.base(), base, "{source}");
-            for path in matching {
-                assert!(wildcard.is_match(path), "{source} {path}");
-            }
-            for path in other {
-                assert!(!wildcard.is_match(path), "{source} {path}");
-            }
-        };
-        check("src/*.go", "src", &["src/a.go", "src/.go"], &["src/a/b.go", "a.go", "src/a.gox"]);
-        check("/a/b?/*", "a", &["a/bc/d"], &["a/b/d", "a/bc"]);
-        check("./x/../[a-c]*", "", &["a", "cd"], &["d", "a/b"]);
-        check("**/a", "", &["x/a"], &["a", "x/y/a"]);
-        assert_eq!(Wildcard::parse("a\\*b"), Ok(None));
-        assert_eq!(Wildcard::parse("*["), Err(InvalidPattern::Class));
-        let wildcard = Wildcard::parse("a/*/c").unwrap().unwrap();
-        let descend = |dir| wildcard.may_descend(dir);
-        assert!(descend("") && descend("a") && descend("a/b") && !descend("b") && !descend("a/b/c"));
     }
 }

@@ -3,7 +3,7 @@
 /// A source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum SourcePath {
-    /// A path or pattern in the context, a stage or an image; see [`super::Wildcard`].
+    /// A path or pattern in the context, a stage or an image.
     Local(String),
     /// A file to fetch.
     Http(String),
