@@ -21,9 +21,11 @@ import json
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
-# The modification time of every file of a context: 2009-02-13, older than any build.
+# The modification time of the files of the first context: 2009-02-13. BuildKit takes a file for another case's
+# that has the same name, size and time, so every case has a time of its own.
 SOURCE_TIME = 1234567890
 BASES = ("busybox", "debian", "parent")
 
@@ -34,6 +36,7 @@ class Case:
         self.name = folder.name
         beside = folder.with_name(folder.name + ".json")
         self.about = json.loads(beside.read_text()) if beside.exists() else {}
+        self.source_time = SOURCE_TIME + zlib.crc32(self.name.encode()) % 10000000
         self.file = self.about.get("file", "Dockerfile")
 
     def text(self):
@@ -58,7 +61,7 @@ class Case:
         for entry in self.about.get("tree", ()):
             make(context, entry)
         for root in (context, work / "extra"):
-            settle_times(root)
+            settle_times(root, self.source_time)
         for entry in self.about.get("tree", ()):
             if "mtime" in entry:
                 os.utime(context / entry["path"], (entry["mtime"],) * 2, follow_symlinks=False)
@@ -113,11 +116,11 @@ def plain_modes(root):
                 os.chmod(path, 0o755 if path.stat().st_mode & 0o100 else 0o644)
 
 
-def settle_times(root):
+def settle_times(root, moment):
     for folder, folders, files in os.walk(root, topdown=False):
         for name in files + folders:
-            os.utime(Path(folder, name), (SOURCE_TIME, SOURCE_TIME), follow_symlinks=False)
-        os.utime(folder, (SOURCE_TIME, SOURCE_TIME))
+            os.utime(Path(folder, name), (moment, moment), follow_symlinks=False)
+        os.utime(folder, (moment, moment))
 
 
 def make(context, entry):

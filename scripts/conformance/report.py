@@ -4,13 +4,11 @@ import datetime
 import json
 import re
 
-from case import SOURCE_TIME
-
 # Members of a config that differ from build to build or repeat what is compared elsewhere.
 NOT_COMPARED = {"created", "rootfs", "history", "config", "docker_version", "container", "id"}
 
 
-def of_image(image, bases, started, epoch):
+def of_image(image, bases, started, case):
     """`bases` maps names to base images; `started` is the second in which the builds began."""
     over, listing, below = None, None, {}
     entries, names = image.listing()
@@ -20,7 +18,7 @@ def of_image(image, bases, started, epoch):
             over = name
     if over:
         below, listing = bases[over].listing()
-    clock = Clock(started, epoch)
+    clock = Clock(started, case.source_time, case.epoch())
     changed = {path: clock.named(entry) for path, entry in entries.items() if below.get(path) != entry}
     gone = below.keys() - entries.keys()
     return {
@@ -54,11 +52,11 @@ def step(entry):
 class Clock:
     """Turns modification times into what decided them."""
 
-    def __init__(self, started, epoch):
-        self.started, self.epoch = started, epoch
+    def __init__(self, started, source, epoch):
+        self.started, self.source, self.epoch = started, source, epoch
 
     def name(self, seconds):
-        if seconds == SOURCE_TIME:
+        if seconds == self.source:
             return "source"
         if seconds == self.epoch:
             return "epoch"

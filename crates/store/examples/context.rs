@@ -166,5 +166,5 @@ fn layer(folder: &Path) -> Outcome<DraftLayer> {
 }
 
 fn to() -> CopyTo<'static> {
-    CopyTo { dest: Path::new("/"), owner: None, mode: None, modified: None, unpack: None }
+    CopyTo { dest: Path::new("/"), owner: None, mode: None, dirs: 0o755, modified: None, unpack: None }
 }

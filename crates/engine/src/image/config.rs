@@ -33,12 +33,15 @@ pub fn start(config: &mut ImageConfig, scope: &Scope) {
 /// Applies an instruction that has been carried out and adds it to the history.
 pub fn apply(config: &mut ImageConfig, step: Step, scope: &Scope) {
     let Step { action, created_by, layer } = step;
-    config.history.push(History {
-        created_by,
-        comment: COMMENT.to_owned(),
-        empty_layer: !layer,
-        ..History::default()
-    });
+    // As in the original, what only those do who build on the image is no part of its own history.
+    if !matches!(action, Action::Onbuild(_)) {
+        config.history.push(History {
+            created_by,
+            comment: COMMENT.to_owned(),
+            empty_layer: !layer,
+            ..History::default()
+        });
+    }
     let defaults = &mut config.config;
     match action {
         Action::Env(_) => defaults.env = lines(scope),

@@ -155,8 +155,11 @@ impl Lowering<'_> {
         if let Origin::Stage(base) = stage.base {
             // A base that could not be lowered has been reported.
             let base = self.stages.get(&base)?;
+            let mut config = base.config.clone();
+            // They have become instructions of this stage.
+            config.config.on_build.clear();
             self.at.number += 1;
-            return Some(State { root: base.root, scope: base.scope.child(), config: base.config.clone() });
+            return Some(State { root: base.root, scope: base.scope.child(), config });
         }
         let name = match &stage.base {
             Origin::Scratch => "scratch",

@@ -1,6 +1,5 @@
 //! Layers on disk become layers of images, and the other way round.
 
-use std::ffi::OsStr;
 use std::io::{self, Read as _, Write};
 use std::num::NonZero;
 use std::os::unix::ffi::OsStrExt as _;
@@ -125,11 +124,8 @@ fn append<W: Write>(writer: &mut LayerWriter<W>, change: &Change) -> Result<(), 
     let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
     let kind = match &change.kind {
         ChangeKind::File { size } => return append_file(writer, change, *size),
-        ChangeKind::Whiteout => return Ok(writer.whiteout(&removed(&change.path)?)?),
-        ChangeKind::Opaque => {
-            let directory = change.path.parent().unwrap_or(Path::new(""));
-            return Ok(writer.opaque(&layer_path(directory)?)?);
-        }
+        ChangeKind::Whiteout => return Ok(writer.whiteout(&layer_path(&change.path)?)?),
+        ChangeKind::Opaque => return Ok(writer.opaque(&layer_path(&change.path)?)?),
         ChangeKind::HardLink { target } => MemberKind::Hardlink(bytes(target)),
         ChangeKind::Dir => MemberKind::Directory,
         ChangeKind::Symlink { target } => MemberKind::Symlink(bytes(target)),
@@ -159,13 +155,6 @@ fn member(change: &Change, kind: MemberKind) -> Member {
         mtime: (change.modified.div_euclid(SECOND), change.modified.rem_euclid(SECOND) as u32),
         xattrs,
     }
-}
-
-/// The path that a whiteout removes.
-fn removed(mark: &Path) -> Result<LayerPath, PackError> {
-    let name = mark.file_name().map(OsStr::as_bytes).unwrap_or_default();
-    let name = name.strip_prefix(b".wh.").unwrap_or(name);
-    layer_path(&mark.with_file_name(OsStr::from_bytes(name)))
 }
 
 fn layer_path(path: &Path) -> Result<LayerPath, PackError> {

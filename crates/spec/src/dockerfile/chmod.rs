@@ -44,6 +44,14 @@ impl Chmod {
         Ok(Self { text: text.to_owned(), change })
     }
 
+    /// The mode of directories that are made to copy something into: an octal one counts for them, too.
+    pub fn of_made_directories(&self) -> u32 {
+        match self.change {
+            Change::Set(mode) => mode & 0o777,
+            Change::Clauses(_) => 0o755,
+        }
+    }
+
     /// The mode as written.
     pub fn text(&self) -> &str {
         &self.text

@@ -27,15 +27,10 @@ impl Scope {
         let count = (!args.is_empty()).then(|| format!("|{}", args.len()));
         let words: Vec<String> = count.into_iter().chain(args).chain(argv.iter().cloned()).collect();
         let created_by = format!("RUN {} # buildkit", words.join(" "));
-        let given = self.globals.build_args.iter().filter(|(name, _)| is_proxy(name));
-        let proxies = given
-            .filter(|(name, _)| self.env.get(name).is_none())
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect();
         let action = Action::Run(RunStep {
             argv,
             env: self.env.pairs(),
-            proxies,
+            proxies: self.proxies(),
             cwd: self.working_dir.clone(),
             user: self.user.clone(),
             mounts,
@@ -44,6 +39,21 @@ impl Scope {
             insecure: run.insecure,
         });
         Ok(Step { action, created_by, layer: true })
+    }
+
+    /// The proxies that were given, each in upper and lower case: programs look at one or the other.
+    fn proxies(&self) -> Vec<(String, String)> {
+        let given = &self.globals.build_args;
+        let mut proxies = Vec::new();
+        for (name, value) in given.iter().filter(|(name, _)| is_proxy(name)) {
+            for spelling in [name.to_ascii_uppercase(), name.to_ascii_lowercase()] {
+                let own = spelling == *name || !given.contains_key(&spelling);
+                if own && self.env.get(&spelling).is_none() {
+                    proxies.push((spelling, value.clone()));
+                }
+            }
+        }
+        proxies
     }
 
     /// The argument vector. A command line that is nothing but a here-document is that document: a program

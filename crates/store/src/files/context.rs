@@ -2,7 +2,7 @@
 //!
 //! [`Context::survey`] walks the part of the directory that somebody wants, level by level and spread over the processors, and
 //! keeps what `statx` said. From then on the source is what it was at that moment: a file that is another one later is an
-//! error, not another content. Owners do not count, everything belongs to 0:0; sockets, pipes and devices are left out.
+//! error, not another content. Owners do not count, everything belongs to 0:0; sockets and devices are left out.
 //! (Both as BuildKit sends a context.)
 
 mod walk;

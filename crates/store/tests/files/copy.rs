@@ -21,7 +21,7 @@ pub fn layer(space: &TempSpace) -> DraftLayer {
 }
 
 pub fn to(dest: &str) -> CopyTo<'_> {
-    CopyTo { dest: Path::new(dest), owner: None, mode: None, modified: None, unpack: None }
+    CopyTo { dest: Path::new(dest), owner: None, mode: None, dirs: 0o755, modified: None, unpack: None }
 }
 
 pub fn copy(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quern_solver::VertexRef;
 use quern_spec::diagnostic::Diagnostics;
-use quern_spec::dockerfile::{CopyStep, SourcePath, Unpack};
+use quern_spec::dockerfile::{Chmod, CopyStep, SourcePath, Unpack};
 
 use super::{Lowering, Outside, State};
 use crate::image::ops::{Action, Copy, FileOp, GitOp, HttpOp, Source, Sources};
@@ -28,7 +28,8 @@ impl Lowering<'_> {
             let (path, name) = (copy.dest.clone(), file.path.clone());
             let mode = copy.chmod.as_ref().map_or(0o644, |chmod| chmod.apply(0o644, false));
             let (content, owner) = (file.content.clone().into_bytes(), copy.chown.clone());
-            actions.push(Action::Write { path, name, content, mode, owner });
+            let dirs = copy.chmod.as_ref().map_or(0o755, Chmod::of_made_directories);
+            actions.push(Action::Write { path, name, content, mode, dirs, owner });
         }
         let copied = self.add(FileOp::new(&self.around.tools, actions), name, &inputs);
         Some(if copy.link { self.merge(state.root, copied, name) } else { copied })

@@ -124,6 +124,7 @@ impl Lowering<'_> {
             name: "script".into(),
             content: script.content.clone().into_bytes(),
             mode: 0o755,
+            dirs: 0o755,
             owner: None,
         };
         let op = FileOp::new(&self.around.tools, vec![file]);

@@ -50,6 +50,8 @@ pub enum Action {
         content: Vec<u8>,
         /// Its permission bits.
         mode: u32,
+        /// Permission bits of directories that are made for it.
+        dirs: u32,
         /// As for [`Action::Mkdir`].
         owner: Option<String>,
     },
@@ -132,12 +134,13 @@ impl FileOp {
                     v.text("path", path);
                     walk_owner(v, owner.as_deref());
                 }
-                Action::Write { path, name, content, mode, owner } => {
+                Action::Write { path, name, content, mode, dirs, owner } => {
                     v.enter("write");
                     v.text("path", path);
                     v.text("name", name);
                     v.bytes("content", content);
                     v.number("mode", (*mode).into());
+                    v.number("dirs", (*dirs).into());
                     walk_owner(v, owner.as_deref());
                 }
             }
@@ -307,11 +310,11 @@ impl FileOp {
                     let make = MakeDir { mode: 0o755, owner, parents: true, modified: None };
                     draft.make_dir(Path::new(path), &make).map_err(OpError::failed)?;
                 }
-                Action::Write { path, name, content, mode, owner } => {
+                Action::Write { path, name, content, mode, dirs, owner } => {
                     let owner = owner::find(&below, owner.as_deref())?.unwrap_or((0, 0));
                     let is_dir = path.ends_with('/') || is_directory(&draft, path)?;
                     let path = if is_dir { Path::new(path).join(name) } else { PathBuf::from(path) };
-                    let make = MakeDir { mode: 0o755, owner, parents: true, modified: None };
+                    let make = MakeDir { mode: *dirs, owner, parents: true, modified: None };
                     let parent = path.parent().unwrap_or(Path::new("/"));
                     draft.make_dir(parent, &make).map_err(OpError::failed)?;
                     let make = MakeFile { mode: *mode, owner, modified: None };
@@ -335,6 +338,7 @@ impl FileOp {
             dest: Path::new(&copy.dest),
             owner,
             mode: mode.as_ref().map(|mode| mode as &ChangeMode<'_>),
+            dirs: copy.mode.as_ref().map_or(0o755, Chmod::of_made_directories),
             modified: None,
             unpack: copy.unpack.then_some(&unpack::unpack),
         };

@@ -152,7 +152,7 @@ impl Walk<'_> {
                 },
                 known => kind_of(known),
             };
-            if !matches!(kind, FileKind::File | FileKind::Dir | FileKind::Link) {
+            if !matches!(kind, FileKind::File | FileKind::Dir | FileKind::Link | FileKind::Fifo) {
                 continue;
             }
             let mut stay = Stay { whole: true, doubtful: false };
@@ -211,7 +211,7 @@ fn look_at_names(dir: impl AsFd, path: &Path, names: Vec<OsString>) -> Result<Fo
             Err(error) => return Err(SourceError::io(&path.join(name), error)),
         };
         match stat.kind {
-            FileKind::File | FileKind::Dir => {}
+            FileKind::File | FileKind::Dir | FileKind::Fifo => {}
             FileKind::Link => match rustix::fs::readlinkat(&dir, &name, Vec::new()) {
                 Ok(target) => {
                     let target = PathBuf::from(OsString::from_vec(target.into_bytes()));

@@ -40,6 +40,8 @@ pub struct CopyTo<'c> {
     pub owner: Option<(u32, u32)>,
     /// What becomes of the modes of everything that is copied.
     pub mode: Option<&'c ChangeMode<'c>>,
+    /// The mode of directories that are made on the way.
+    pub dirs: u32,
     /// The time of everything that is copied or made, in nanoseconds since 1970; else files keep theirs.
     pub modified: Option<i64>,
     /// Asked for every file that is named as a source.
@@ -51,7 +53,7 @@ const SLICE: usize = 32;
 
 impl OnTheWay {
     fn of(to: &CopyTo<'_>) -> Self {
-        Self { owner: to.owner.unwrap_or((0, 0)), modified: to.modified, ..Self::default() }
+        Self { mode: to.dirs, owner: to.owner.unwrap_or((0, 0)), modified: to.modified }
     }
 }
 
