@@ -25,12 +25,12 @@ class Table:
     def __init__(self):
         self.runs = {}
 
-    def add(self, case, builder, commands):
-        found = timing.run(commands, builder.environment, builder.daemons)
+    def add(self, case, builder, commands, weigh=True):
+        found = timing.run(commands, builder.environment, builder.daemons, weigh)
         self.runs.setdefault(case, {}).setdefault(builder.name, []).append(found)
 
     def median(self, case, name, what="wall"):
-        runs = self.runs.get(case, {}).get(name)
+        runs = [run for run in self.runs.get(case, {}).get(name, ()) if getattr(run, what) is not None]
         return statistics.median(getattr(run, what) for run in runs) if runs else None
 
     def best_buildkit(self, case, what="wall"):
@@ -44,7 +44,7 @@ class Table:
                 walls = [run.wall for run in runs]
                 print(f"| {case} | {name} | {len(runs)} | {seconds(statistics.median(walls))} "
                       f"| {seconds(min(walls))} - {seconds(max(walls))} | {seconds(self.median(case, name, 'cpu'))} "
-                      f"| {max(run.memory for run in runs):.0f} MiB |")
+                      f"| {mebibytes(max((run.memory or 0) for run in runs))} |")
 
     def print_goals(self, goals):
         """`goals`: (text, figure of the other, figure of ours, least ratio) or with a most instead."""
@@ -59,6 +59,10 @@ class Table:
 
 def seconds(value):
     return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s"
+
+
+def mebibytes(value):
+    return f"{value:.0f} MiB" if value else "-"
 
 
 def figure(value):
@@ -100,8 +104,10 @@ def w1(work, known, seed):
             edit(number)
             for builder in known:
                 if number < rounds_of(builder, quick) - (builder.name == "buildah" and "changed" in case):
-                    table.add(case, builder, [builder.command("w1", context)])
+                    table.add(case, builder, [builder.command("w1", context)], weigh="changed" in case)
         note(f"{case} done")
+    for builder in known:
+        table.add("no change, weighed", builder, [builder.command("w1", context)])
     for builder in known:
         if builder.name != "buildah":  # a minute and more
             commands = [builder.command(f"w1-{number}", contexts / "together") for number in range(20)]
@@ -127,7 +133,7 @@ def w1(work, known, seed):
         ("20 cold builds within 1.5 of one", scaled(alone, 1.5), table.median("20 at once, cold", "quern"), 1),
         against("20 at once, no change", 15),
         ("MiB of 20 cold builds, sum of peaks", 150, table.median("20 at once, cold", "quern", "memory"), 1),
-        ("MiB of a build without change", 60, table.median("no change", "quern", "memory"), 1),
+        ("MiB of a build without change", 60, table.median("no change, weighed", "quern", "memory"), 1),
     ])
 
 
@@ -152,7 +158,7 @@ def w5(work, known, seed):
             for path in paths[::edited] if edited else ():
                 tree.append(path, f"edit {seed} {number}\n")
             for name, builder in timed.items():
-                table.add(case, builder, [builder.command("w5", context)])
+                table.add(case, builder, [builder.command("w5", context)], weigh=case != "no change")
         note(f"{case} done")
     table.print_runs()
 

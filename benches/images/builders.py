@@ -35,7 +35,17 @@ def started(work, names, quern, fresh):
                   "docker28": lambda: docker_builder(stack, work, layouts, "docker28",
                                                      buildkit.fetch(work, bases.mirror(), "sid")),
                   "buildah": lambda: buildah_builder(work, layouts)}
-        yield [makers[name]() for name in names]
+        known = [makers[name]() for name in names]
+        for builder in known:
+            meet_base(builder, work / f"base-{fresh}")
+        yield known
+
+
+def meet_base(builder, folder):
+    """Builds something small once, so that the base image is unpacked before anything is timed."""
+    folder.mkdir(exist_ok=True)
+    (folder / "Dockerfile").write_text(f"FROM benchbase\nRUN true {folder.name}\n")
+    timing.run([builder.command("base", folder)], builder.environment)
 
 
 def quern_builder(work, quern, layouts, fresh):

@@ -4,26 +4,31 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Run:
-    """`wall` and `cpu` in seconds; `memory` in MiB: the sum of the clients' peaks and the daemon's peak."""
+    """`wall` and `cpu` in seconds; `memory` in MiB, if it was weighed: the sum of the clients' peaks and the daemon's peak."""
 
     def __init__(self, wall, cpu, memory):
         self.wall, self.cpu, self.memory = wall, cpu, memory
 
 
-def run(commands, environment, daemons=()):
-    """Starts all commands at once and waits for them."""
+def run(commands, environment, daemons=(), weigh=False):
+    """Starts all commands at once and waits for them. Weighing starts each from a small process of time(1), which costs a
+    millisecond: what the kernel calls a child's peak is at least what its parent held, and this program is large."""
+    scales = [tempfile.NamedTemporaryFile(prefix="peak-") for _ in commands] if weigh else []
+    if weigh:
+        commands = [["/usr/bin/time", "-f", "%M", "-o", scale.name, *command] for scale, command in zip(scales, commands)]
     forget_peaks(daemons)
     before = sum(map(daemon_time, daemons))
     start = time.monotonic()
     children = [subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.PIPE) for command in commands]
-    cpu = memory = 0
+    cpu = 0
     for child in children:
         error = child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
@@ -31,10 +36,10 @@ def run(commands, environment, daemons=()):
         if status:
             sys.exit(f"{' '.join(child.args)} failed:\n{error.decode('utf-8', 'replace')[-2000:]}")
         cpu += usage.ru_utime + usage.ru_stime
-        memory += usage.ru_maxrss / 1024
     wall = time.monotonic() - start
     cpu += sum(map(daemon_time, daemons)) - before
-    return Run(wall, cpu, memory + sum(map(peak, daemons)))
+    memory = sum(float(scale.read()) for scale in scales) / 1024 + sum(map(peak, daemons)) if weigh else None
+    return Run(wall, cpu, memory)
 
 
 def apart(work, *arguments):
