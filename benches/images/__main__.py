@@ -132,7 +132,7 @@ def w1(work, known, seed):
         against("cold", 2), against("cold", 2.5, "cpu"), buildah("cold", 5),
         ("20 cold builds within 1.5 of one", scaled(alone, 1.5), table.median("20 at once, cold", "quern"), 1),
         against("20 at once, no change", 15),
-        ("MiB of 20 cold builds, sum of peaks", 150, table.median("20 at once, cold", "quern", "memory"), 1),
+        ("MiB of 20 cold builds together", 150, table.median("20 at once, cold", "quern", "memory"), 1),
         ("MiB of a build without change", 60, table.median("no change, weighed", "quern", "memory"), 1),
     ])
 
