@@ -17,6 +17,7 @@ import bases
 import buildkit
 import case as cases
 import report
+import running
 import servers
 from image import Image
 
@@ -33,6 +34,8 @@ def main():
     wanted = {base for case in corpus for base in case.bases()}
     work = Path(options.work).resolve()
     work.mkdir(parents=True, exist_ok=True)
+    if options.run:
+        return run(work, options.quern)
     if options.record:
         return record(work, folder, corpus, wanted, options)
     return compare(work, folder, corpus, wanted, options)
@@ -44,6 +47,7 @@ def arguments():
     parser.add_argument("--cases", type=Path, default=CORPUS, help="folder of the cases")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="cases with TEXT in their names")
     parser.add_argument("--record", action="store_true", help="build with BuildKit and write what it made")
+    parser.add_argument("--run", action="store_true", help="have an image of quern's run by crun and docker, and pulled by skopeo")
     parser.add_argument("--quern", help="the program that is compared")
     parser.add_argument("--small", action="store_true", help="without the cases that need a Debian base")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases built at once")
@@ -107,6 +111,14 @@ def record(work, folder, corpus, wanted, options):
             print(f"{case.name}: " + (f"fails: {found['fails']}" if "fails" in found else
                                       f"{len(found['entries'])} entries, {len(found['layers'])} layers"))
         bench.close()
+    return 0
+
+
+def run(work, quern):
+    root = buildkit.fetch(work, bases.mirror())
+    layouts = bases.prepare(work, work / "none", {"busybox"})
+    with buildkit.Daemon(work, root) as docker, tempfile.TemporaryDirectory(dir=work) as scratch:
+        running.check(Path(scratch), layouts, quern, docker)
     return 0
 
 
