@@ -18,6 +18,7 @@ need docker-registry docker-registry
 need curl curl
 need openssl openssl
 need setpriv util-linux
+need newuidmap uidmap
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing:$missing"

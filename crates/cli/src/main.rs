@@ -17,12 +17,12 @@ use clap::{CommandFactory as _, Parser as _};
 use quern_engine::submit::Keep;
 
 use args::{
-    BuildOther, Cli, Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Inspect, List, Put,
-    Run, Start, Stop, Update, Verb,
+    BuildOther, Cli, Copy, Create, Delete, Diff, Edit, Extract, Finish, Flush, Get, Glob, Global, Inspect,
+    List, Put, Run, Start, Stop, Update, Verb,
 };
 use commands::pipeline::Mode;
 use commands::{branch, commit, datum, file, flush, image, image_build, job, pipeline, repo, state};
-use failure::Failure;
+use failure::{Failure, Kind};
 use wiring::Home;
 
 fn main() -> ExitCode {
@@ -38,16 +38,42 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "quern", &mut script);
             print::raw(&script)
         }
-        verb => Home::open(global).and_then(|home| {
-            let done = run(&home, verb);
-            state::tidy(&home);
-            done
-        }),
+        verb => with_state(global, verb),
     };
     done.map_or_else(|failure| failure.report(), |()| ExitCode::SUCCESS)
 }
 
 /// Every command that needs the state folder.
+fn with_state(global: Global, verb: Verb) -> Result<(), Failure> {
+    let builds_image = matches!(&verb, Verb::Build(build) if build.other.is_none());
+    // Before the first thread, and before the state folder is opened.
+    let users = if only_reads(&verb) { Ok(()) } else { quern_exec::use_subordinates() };
+    let home = Home::open(global)?;
+    let done = run(&home, verb);
+    state::tidy(&home);
+    if let (true, Err(Failure { kind: Kind::Failed, .. }), Err(reason)) = (builds_image, &done, &users) {
+        home.say(&format!(
+            "note: in this build files could belong to root only, as you have no subordinate ids: {reason}"
+        ));
+    }
+    done
+}
+
+/// Whether a command neither runs steps nor touches what they made. Of an ordinary user with subordinate ids, that can belong to any
+/// of them.
+fn only_reads(verb: &Verb) -> bool {
+    matches!(
+        verb,
+        Verb::List(_)
+            | Verb::Get(_)
+            | Verb::Glob(_)
+            | Verb::Diff(_)
+            | Verb::Extract(_)
+            | Verb::Logs(_)
+            | Verb::Why(_)
+    )
+}
+
 fn run(home: &Home, verb: Verb) -> Result<(), Failure> {
     match verb {
         Verb::Create(Create::Repo(spec)) => repo::create(home, &spec),

@@ -71,8 +71,10 @@ pub(crate) struct Entry<'a> {
     pub filter: &'a Filter,
     /// Which limits control groups take care of; the others are resource limits, per process.
     pub covered: Covered,
-    /// Whether all this happens in a user namespace with one user.
+    /// Whether all this happens in a user namespace.
     pub in_user_namespace: bool,
+    /// Whether that has one user, who is root in it.
+    pub one_user: bool,
     /// What the memory killer is to think of the step, if there is one.
     pub memory_score: Option<&'a str>,
 }
@@ -97,9 +99,10 @@ impl Entry<'_> {
             Root::Layers(_) | Root::Host { .. } => self.enter_prepared()?,
         };
         let user = User::find(self.order.user.as_deref())?;
-        if self.in_user_namespace && (user.uid, user.gid) != (0, 0) {
-            let reason = "an ordinary user can run steps only as root of the sandbox, which is that user outside; \
-                          leave the step's user out, or run quern as root";
+        if self.one_user && (user.uid, user.gid) != (0, 0) {
+            let reason = "an ordinary user without subordinate ids can run steps only as root of the sandbox, which is \
+                          that user outside; leave the step's user out, give yourself subordinate ids (package `uidmap`, \
+                          /etc/subuid, /etc/subgid), or run quern as root";
             return Err(self.no_user(reason.into()));
         }
         self.mount_all(sources, host_files, &user)?;
@@ -239,7 +242,7 @@ impl Entry<'_> {
         let (uid, gid) = (rustix::thread::Uid::from_raw(user.uid), rustix::thread::Gid::from_raw(user.gid));
         let groups: Vec<_> = user.groups.iter().map(|gid| rustix::thread::Gid::from_raw(*gid)).collect();
         let become_it = || -> Result<(), Errno> {
-            if !self.in_user_namespace {
+            if !self.one_user {
                 set_thread_groups(&groups)?;
             }
             if user.uid != 0 || user.gid != 0 {

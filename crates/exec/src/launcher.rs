@@ -21,7 +21,7 @@ use crate::init::MEMORY_SCORE;
 use crate::mounts;
 use crate::network::QuietNetwork;
 use crate::order::{Cost, Ending, Order, Reply, Request, Root};
-use crate::privilege;
+use crate::privilege::{self, Rights};
 use crate::refusal::{Doing, Refusal};
 use crate::root::Roots;
 use crate::sandbox::{Maker, Sandbox};
@@ -31,6 +31,7 @@ use crate::wire::{Received, Wire};
 /// What a launcher's second life is told about its first.
 const AS_ROOT: &str = "as-root";
 const IN_USER_NAMESPACE: &str = "in-user-namespace";
+const AS_ONE_USER: &str = "as-one-user";
 
 /// The life of a launcher, connected to its executor by standard input. Never returns.
 ///
@@ -38,8 +39,9 @@ const IN_USER_NAMESPACE: &str = "in-user-namespace";
 pub fn launcher_main() -> ! {
     let code = match (connect(), std::env::args().nth(2).as_deref()) {
         (Ok(wire), None) => begin(&wire),
-        (Ok(wire), Some(AS_ROOT)) => serve(&wire, false),
-        (Ok(wire), Some(IN_USER_NAMESPACE)) => serve(&wire, true),
+        (Ok(wire), Some(AS_ROOT)) => serve(&wire, Rights::Machine),
+        (Ok(wire), Some(IN_USER_NAMESPACE)) => serve(&wire, Rights::Namespace),
+        (Ok(wire), Some(AS_ONE_USER)) => serve(&wire, Rights::OneUser),
         _ => 1,
     };
     sys::exit_now(code)
@@ -51,7 +53,11 @@ pub fn launcher_main() -> ! {
 /// `#!/proc/self/exe`) and so get hold of that file. From such a mount nobody can write to it, root included.
 fn begin(wire: &Wire) -> i32 {
     let again = || -> Result<(), Refusal> {
-        let rights = if privilege::own_mounts()? { IN_USER_NAMESPACE } else { AS_ROOT };
+        let rights = match privilege::own_mounts()? {
+            Rights::Machine => AS_ROOT,
+            Rights::Namespace => IN_USER_NAMESPACE,
+            Rights::OneUser => AS_ONE_USER,
+        };
         let program = fs::read_link("/proc/self/exe").doing("finding the launcher's program")?;
         let program = mounts::detached(&program, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID)?;
         let name = std::env::args().next().unwrap_or_default();
@@ -89,8 +95,8 @@ fn connect() -> io::Result<Wire> {
 }
 
 /// Carries out orders until the executor is gone; gives the exit code.
-fn serve(wire: &Wire, in_user_namespace: bool) -> i32 {
-    let mut launcher = match Launcher::set_up(in_user_namespace) {
+fn serve(wire: &Wire, rights: Rights) -> i32 {
+    let mut launcher = match Launcher::set_up(rights) {
         Ok(launcher) => launcher,
         Err(refusal) => return refuse(wire, Some(refusal)),
     };
@@ -127,7 +133,7 @@ struct Launcher {
     mounts: Option<File>,
     /// A network in which nothing was sent, of a sandbox that is gone.
     network: Option<QuietNetwork>,
-    in_user_namespace: bool,
+    rights: Rights,
 }
 
 /// Keeps the memory killer away from this process, which shares its group with steps that have limits; gives the
@@ -142,7 +148,8 @@ fn protect_from_memory_killer() -> Option<String> {
 }
 
 impl Launcher {
-    fn set_up(in_user_namespace: bool) -> Result<Self, Refusal> {
+    fn set_up(rights: Rights) -> Result<Self, Refusal> {
+        let in_user_namespace = !rights.is_machine_root();
         // Before the directory they are mounted below is covered.
         let groups = Groups::open(in_user_namespace);
         enter::bound_capabilities()?;
@@ -154,7 +161,7 @@ impl Launcher {
             sandbox: None,
             mounts: None,
             network: None,
-            in_user_namespace,
+            rights,
         })
     }
 
@@ -177,7 +184,8 @@ impl Launcher {
             sandbox: sandbox.init(),
             filter: &self.maker.filter,
             covered,
-            in_user_namespace: self.in_user_namespace,
+            in_user_namespace: !self.rights.is_machine_root(),
+            one_user: self.rights == Rights::OneUser,
             memory_score: self.maker.memory_score.as_deref(),
         };
         let process = sandbox.start(&mut self.stacks, &entry);

@@ -32,8 +32,12 @@
 //! the first process of the sandbox ends all others, and the kernel kills that one with its launcher. A step's own process is
 //! the launcher's child; it has no parent in the sandbox.
 //!
-//! Limits: Linux 5.14 or newer. An ordinary user can run steps as root of the sandbox only, which is that user
-//! outside. There is no `/sys` and no limit of disk space. Without control groups, limits of memory hold for each
+//! An ordinary user's steps need a user namespace. One with subordinate ids gets it before anything else (`subordinate.rs`): then steps
+//! have all users an image names, and the program itself is root of that namespace, which alone can read and remove what
+//! they made. Without, each launcher makes a namespace with that one user.
+//!
+//! Limits: Linux 5.14 or newer. An ordinary user without subordinate ids can run steps as root of the sandbox only, which is
+//! that user outside. There is no `/sys` and no limit of disk space. Without control groups, limits of memory hold for each
 //! process rather than for the step, memory limits end a program by its own reaction rather than as
 //! [`quern_core::port::Exit::OutOfMemory`], and processor time is not limited. A step that is root can leave
 //! setuid files in an output directory: keep the folder of those directories closed to other users.
@@ -61,6 +65,7 @@ mod relay;
 mod root;
 mod sandbox;
 mod skeleton;
+mod subordinate;
 mod sys;
 mod user;
 mod wire;
@@ -68,7 +73,9 @@ mod worker;
 
 pub use launcher::launcher_main;
 pub use local::{LocalExecutor, LocalOptions};
+pub use privilege::Rights;
 pub use refusal::{ExecError, Refusal};
+pub use subordinate::{NoSubordinates, use_subordinates};
 
 /// The first and only argument of a program that is to become a launcher; see [`launcher_main`].
 pub const LAUNCHER_ARGUMENT: &str = "__quern-launcher";

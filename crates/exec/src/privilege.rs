@@ -1,4 +1,4 @@
-//! Becoming able to make sandboxes: as root directly, as anybody else through a user namespace.
+//! What this process may do, and becoming able to make sandboxes: as root directly, as anybody else through a user namespace.
 
 use std::fs;
 
@@ -7,20 +7,60 @@ use rustix::process::{getegid, geteuid};
 use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
 
 use crate::refusal::{Doing, Refusal};
+use crate::subordinate;
 
-/// Moves this process into a mount namespace of its own whose changes nobody else sees, and tells whether that
-/// needed a user namespace.
-pub(crate) fn own_mounts() -> Result<bool, Refusal> {
-    let able = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
-    let in_user_namespace = !able;
-    if in_user_namespace {
-        enter_user_namespace()?;
-    } else {
-        unshare(UnshareFlags::NEWNS, "an own mount namespace")?;
+/// What a process may do to owners, devices and mounts; its steps can do no more.
+///
+/// Decides the form of layers: whoever is not root of the machine marks them by `user.overlay` attributes and can make no device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rights {
+    /// Root of the machine.
+    Machine,
+    /// Root of a user namespace with several users: files can belong to any of them.
+    Namespace,
+    /// An ordinary user. Its steps run in a user namespace with that one user.
+    OneUser,
+}
+
+impl Rights {
+    /// Those of this process.
+    pub fn current() -> Self {
+        let able = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
+        let users = fs::read_to_string("/proc/self/uid_map");
+        match (able, users) {
+            (false, _) => Self::OneUser,
+            // Without user namespaces in the kernel there is no such file.
+            (true, Ok(users)) if !is_everybody(&users) => Self::Namespace,
+            (true, _) => Self::Machine,
+        }
+    }
+
+    /// Whether it is root of the machine.
+    pub fn is_machine_root(self) -> bool {
+        self == Self::Machine
+    }
+}
+
+/// Whether a map of users is that of the machine's first user namespace.
+fn is_everybody(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Moves this process into a mount namespace of its own whose changes nobody else sees, and tells what it may do there.
+pub(crate) fn own_mounts() -> Result<Rights, Refusal> {
+    let rights = Rights::current();
+    match rights {
+        Rights::OneUser => enter_user_namespace()?,
+        Rights::Machine => unshare(UnshareFlags::NEWNS, "an own mount namespace")?,
+        Rights::Namespace => {
+            // Where no other namespace can be made, limits of processes also count those of other launchers.
+            let _ = subordinate::nest();
+            unshare(UnshareFlags::NEWNS, "an own mount namespace")?;
+        }
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).doing("separating the launcher's mounts")?;
-    Ok(in_user_namespace)
+    Ok(rights)
 }
 
 fn enter_user_namespace() -> Result<(), Refusal> {

@@ -15,6 +15,7 @@ mod image_statements;
 mod kills;
 mod lifecycle;
 mod processes;
+mod rootless;
 mod space;
 mod verbs_data;
 mod verbs_image;

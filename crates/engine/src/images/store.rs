@@ -11,6 +11,7 @@ use std::sync::Arc;
 use quern_core::port::{self, Blobs, Cancel, Clock, Layers as _, Meta, PortError};
 use quern_core::step::Platform;
 use quern_core::{Digest, DigestWriter, Version};
+use quern_exec::Rights;
 use quern_oci::archive::ArchiveError;
 use quern_oci::blob::{Blob, BlobError};
 use quern_oci::document::{self, Descriptor, Document, ImageConfig, InvalidDocument};
@@ -382,7 +383,7 @@ impl ImageStore {
     /// Unpacks all layers into one directory and gives the length of their plain streams.
     fn unpack(&self, image: &ImageRecord, directory: &Path) -> Result<u64, ImageError> {
         let options = UnpackOptions {
-            devices: rustix::process::geteuid().is_root(),
+            devices: Rights::current().is_machine_root(),
             ..UnpackOptions::for_current_user()
         };
         let mut unpacker = Unpacker::new(directory, &options)?;

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use quern_core::Digest;
 use quern_core::canon::Visitor;
 use quern_core::port::{DraftLayer, Layers as _};
+use quern_exec::Rights;
 use quern_solver::{Blocking, CacheMap, CacheMapInput, MapStep, Op, OpContext, OpError, SharedResult};
 use quern_spec::dockerfile::{Chmod, DockerIgnore};
 use quern_store::files::{
@@ -297,7 +298,7 @@ impl FileOp {
 
     fn write(&self, ctx: &OpContext<'_>, layer: &DraftLayer, inputs: &[Snapshot]) -> Result<(), OpError> {
         let below = self.tools.view(&inputs[0]).map_err(OpError::failed)?;
-        let marks = if rustix::process::geteuid().is_root() { Marks::Trusted } else { Marks::User };
+        let marks = if Rights::current().is_machine_root() { Marks::Trusted } else { Marks::User };
         let mut draft = Draft::open(layer, &below, marks).map_err(OpError::failed)?;
         for action in &self.actions {
             if ctx.is_cancelled() {
