@@ -104,7 +104,8 @@ fn hold_one(dir: &Path, mount: &Mount, sharing: Sharing, cancel: &Cancel) -> io:
         return Err(io::Error::other("too many steps use it at once"));
     }
     let (data, lock) = (dir.join("data"), open_lock(&dir.join("lock"))?);
-    if sharing == Sharing::Shared {
+    let mut alone = false;
+    while sharing == Sharing::Shared && !alone {
         if !wait(&lock, FlockOperation::NonBlockingLockShared, cancel)? {
             return Ok(None);
         }
@@ -112,8 +113,10 @@ fn hold_one(dir: &Path, mount: &Mount, sharing: Sharing, cancel: &Cancel) -> io:
             return Ok(Some(Held { data, is_new: false, _lock: lock }));
         }
         flock(&lock, FlockOperation::Unlock)?;
+        // Not waited for: whoever is faster makes the cache, and shares it then for as long as its step takes.
+        alone = try_lock(&lock, FlockOperation::NonBlockingLockExclusive)?;
     }
-    if !wait(&lock, FlockOperation::NonBlockingLockExclusive, cancel)? {
+    if !alone && !wait(&lock, FlockOperation::NonBlockingLockExclusive, cancel)? {
         return Ok(None);
     }
     let is_new = is_yet_to_be_made(&data, mount)?;
