@@ -19,6 +19,7 @@ need curl curl
 need openssl openssl
 need setpriv util-linux
 need newuidmap uidmap
+need git git
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing:$missing"
