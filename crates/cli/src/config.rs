@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use crate::failure::Failure;
 
@@ -15,6 +16,8 @@ pub struct Config {
     pub builders: BTreeMap<String, BuilderConfig>,
     /// Defaults of steps.
     pub steps: StepConfig,
+    /// What may not be exceeded.
+    pub limits: LimitConfig,
 }
 
 /// `[builders.LANGUAGE]`
@@ -35,6 +38,20 @@ pub struct StepConfig {
     pub parallelism: Option<usize>,
 }
 
+/// `[limits]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitConfig {
+    /// Bytes of all layers together, such as `50GiB` [default: as many as fit]. Those that were not used for longest go first.
+    #[serde(deserialize_with = "size")]
+    pub layers: Option<u64>,
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    crate::table::bytes(&text).map(Some).map_err(D::Error::custom)
+}
+
 impl Config {
     /// Reads both files; what the project says goes before what the user says.
     ///
@@ -49,7 +66,8 @@ impl Config {
             image: project.steps.image.or(user.steps.image),
             parallelism: project.steps.parallelism.or(user.steps.parallelism),
         };
-        Ok(Self { builders, steps })
+        let limits = LimitConfig { layers: project.limits.layers.or(user.limits.layers) };
+        Ok(Self { builders, steps, limits })
     }
 
     /// Images of shipped builders by language.

@@ -1,6 +1,7 @@
 //! The `quern` command: arguments, wiring, commands, exit codes.
 
 mod args;
+mod ceiling;
 mod commands;
 mod config;
 mod failure;

@@ -56,6 +56,28 @@ pub fn size(bytes: u64) -> String {
     format!("{:.2}{unit}", bytes as f64 / 1024f64.powi(exponent.cast_signed()))
 }
 
+/// Reads what [`size`] writes, with or without a fraction; a number alone is bytes.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 6] =
+        [("kib", 10), ("mib", 20), ("gib", 30), ("tib", 40), ("pib", 50), ("b", 0)];
+    let lower = text.trim().to_ascii_lowercase();
+    let (number, shift) = UNITS
+        .iter()
+        .find_map(|(unit, shift)| lower.strip_suffix(unit).map(|number| (number, *shift)))
+        .unwrap_or((&lower, 0));
+    let wrong = || format!("`{text}` is no size; write bytes or a number with KiB, MiB, GiB or TiB");
+    let number = number.trim();
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(1 << shift).ok_or_else(wrong);
+    }
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let value = number * (1u64 << shift) as f64;
+    if value.is_finite() && (0.0..1e18).contains(&value) { Ok(value as u64) } else { Err(wrong()) }
+}
+
 /// A duration as people read it: `12ms`, `3.4s`, `2m05s`, `1h02m`.
 pub fn duration(millis: u64) -> String {
     let seconds = millis / 1000;
@@ -98,6 +120,18 @@ mod tests {
         assert_eq!(times, ["0ms", "999ms", "3.4s", "2m05s", "1h02m"]);
         assert_eq!(ago(Timestamp(61_000), Timestamp(0)), "1 minute ago");
         assert_eq!(rfc3339(Timestamp(1_000)), "1970-01-01T00:00:01.000Z");
+    }
+
+    #[test]
+    fn sizes_are_read_as_they_are_written() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(bytes(text).ok(), expected, "{text}");
+        check("0", Some(0));
+        check("1023B", Some(1023));
+        check("50GiB", Some(50 << 30));
+        check("1.5 mib", Some(3 << 19));
+        for bad in ["", "GiB", "-1", "1 GB", "9999999999PiB", "nan", "inf", "1e300"] {
+            check(bad, None);
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! File systems as stacks of layers: the results of image builds, and how the cache keeps them.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quern_core::Digest;
 use quern_core::canon::{Canon, Visitor};
+use quern_core::port::{Layers as _, OpenLayers, PortError};
 use quern_solver::{CacheError, CacheResult, CacheResultStorage, Remote, SharedResult, Timestamp};
 use quern_store::layers::LayerStore;
 
@@ -49,15 +52,34 @@ impl Canon for Snapshot {
     }
 }
 
-/// Snapshots in the solver's cache. A result's id names every layer, so there is nothing to store besides them.
+/// Snapshots in the solver's cache. A result's id names every layer, so there is nothing to store besides them. The layers of
+/// what was saved or loaded are held until this is dropped, so that no prune takes them from a build that goes on.
 pub struct SnapshotResults {
     layers: Arc<LayerStore>,
+    held: Mutex<HashMap<Digest, OpenLayers>>,
 }
 
 impl SnapshotResults {
     /// Results whose layers are kept in this store.
     pub fn new(layers: Arc<LayerStore>) -> Self {
-        Self { layers }
+        Self { layers, held: Mutex::default() }
+    }
+}
+
+impl SnapshotResults {
+    /// Keeps the layers of a snapshot; false if one is gone.
+    fn hold(&self, snapshot: &Snapshot) -> Result<bool, PortError> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for layer in snapshot.layers() {
+            if let Entry::Vacant(place) = held.entry(*layer) {
+                match self.layers.open(&[*layer]) {
+                    Ok(open) => place.insert(open),
+                    Err(PortError::Missing(_)) => return Ok(false),
+                    Err(error) => return Err(error),
+                };
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -66,14 +88,17 @@ impl CacheResultStorage for SnapshotResults {
         let snapshot = result
             .get::<Snapshot>()
             .ok_or_else(|| CacheError::storage("a result that is not a snapshot was given to the cache"))?;
+        // One that is gone already is noticed by whoever uses it.
+        self.hold(snapshot).map_err(CacheError::storage)?;
         Ok(CacheResult { id: encode(snapshot).into(), created_at })
     }
 
     fn load(&self, result: &CacheResult) -> Result<SharedResult, CacheError> {
-        if !self.exists(&result.id)? {
-            return Err(CacheError::NotFound);
+        let snapshot = decode(&result.id).ok_or(CacheError::NotFound)?;
+        match self.hold(&snapshot).map_err(CacheError::storage)? {
+            true => Ok(SharedResult::new(snapshot)),
+            false => Err(CacheError::NotFound),
         }
-        decode(&result.id).map(SharedResult::new).ok_or(CacheError::NotFound)
     }
 
     fn load_remotes(&self, _: &CacheResult) -> Vec<Remote> {

@@ -4,6 +4,7 @@
 //! on it (see `blobs/sweep.rs`). The refused alternative is a grace time: it is too long for those who need room now
 //! and too short for a build that takes a day.
 
+pub(crate) mod caches;
 mod mark;
 mod snapshots;
 
@@ -37,11 +38,11 @@ pub type Roots<'a> = dyn Fn(&mut dyn FnMut(Root)) -> Result<(), PortError> + 'a;
 /// What to remove.
 #[derive(Debug, Clone, Default)]
 pub struct PruneOptions {
-    /// Keep so many bytes of unreferenced blobs, the newest.
+    /// Keep so many bytes of unreferenced blobs, the newest, and as many of unreferenced layers, those used last.
     pub keep_bytes: u64,
     /// Remove only what came, or was last used, longer ago than this.
     pub older_than: Duration,
-    /// Remove all idle snapshots, unreferenced layers and memories of imports too; otherwise only what was idle for a day.
+    /// Remove all idle snapshots, unreferenced layers, memories of imports and what unused cache mounts hold too; otherwise only what was idle for a day.
     pub all: bool,
     /// Remove nothing, only say what would be.
     pub dry_run: bool,
@@ -71,6 +72,8 @@ pub struct Pruned {
     pub layers: Amount,
     /// Memories of imports.
     pub imports: Amount,
+    /// Named cache mounts that nobody was using.
+    pub caches: Amount,
     /// Files and directories deleted from the trash. Zero in a dry run.
     pub trash: Amount,
     /// Content that roots refer to but that is not there or is damaged.
@@ -107,8 +110,9 @@ impl Store {
             options.older_than.max(Duration::from_secs(86_400))
         };
         pruned.snapshots = snapshots::evict(self, idle, options.dry_run)?;
-        pruned.layers = self.prune_layers(idle, options.dry_run, roots)?;
+        pruned.layers = self.prune_layers(idle, options, roots)?;
         if options.all {
+            pruned.caches = caches::empty(self, options.dry_run)?;
             pruned.imports = self.prune_imports(options)?;
         }
         if !options.dry_run {
@@ -155,7 +159,7 @@ impl Store {
     fn prune_layers(
         &self,
         unused_for: Duration,
-        dry_run: bool,
+        asked: &PruneOptions,
         roots: &Roots<'_>,
     ) -> Result<Amount, PruneError> {
         let mut kept = HashSet::new();
@@ -164,8 +168,13 @@ impl Store {
                 kept.insert(id);
             }
         })?;
-        let options = LayerPruneOptions { unused_for, until_bytes: None, dry_run };
-        Ok(LayerStore::of(self).prune(&|id| kept.contains(id), &options)?)
+        let layers = LayerStore::of(self);
+        let until_bytes = match asked.keep_bytes {
+            0 => None,
+            more => Some(layers.bytes_of(&kept)? + more),
+        };
+        let options = LayerPruneOptions { unused_for, until_bytes, dry_run: asked.dry_run };
+        Ok(layers.prune(&|id| kept.contains(id), &options)?)
     }
 
     fn prune_imports(&self, options: &PruneOptions) -> Result<Amount, PruneError> {

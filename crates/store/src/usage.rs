@@ -10,6 +10,7 @@ use quern_core::port::PortError;
 
 use crate::layers::LayerStore;
 use crate::prune::Amount;
+use crate::prune::caches::count;
 use crate::store::Store;
 
 /// What a state folder takes on disk, by kind. Bytes are those allocated, directories included; a file with several
@@ -28,7 +29,7 @@ pub struct DiskUsage {
     pub layers: Amount,
     /// Directories steps write into, and drafts of layers.
     pub scratch: Amount,
-    /// Named cache mounts.
+    /// Named cache mounts. The count is that of caches.
     pub caches: Amount,
     /// Memories of imports.
     pub imports: Amount,
@@ -53,7 +54,7 @@ impl DiskUsage {
             ("snapshots", self.snapshots),
             ("layers", self.layers),
             ("scratch", self.scratch),
-            ("caches", self.caches),
+            ("cache mounts", self.caches),
             ("imports", self.imports),
             ("trash", self.trash),
             ("other", self.other),
@@ -88,6 +89,9 @@ impl Store {
         // Everything seen before counts once, so the rest is what the kinds above left.
         usage.other = of(layout.root())?;
         usage.packed.count = self.blobs().packed_count()?;
+        let caches = layout.caches();
+        usage.caches.count =
+            count(&caches).map_err(|error| PortError::io(format!("counting {}", caches.display()), error))?;
         usage.layers.count = LayerStore::of(self).ids()?.len() as u64;
         Ok(usage)
     }

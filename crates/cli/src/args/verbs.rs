@@ -444,7 +444,10 @@ pub struct Prune {
     /// Only say what would go
     #[arg(long)]
     pub dry_run: bool,
-    /// Forget cached results too, not only what nothing refers to
+    /// Forget cached results and images without names, and empty cache mounts, too
     #[arg(short, long)]
     pub all: bool,
+    /// Keep so much of what could go, such as 10GiB: of content and of layers each, what is newest or was used last
+    #[arg(long, value_name = "SIZE", value_parser = crate::table::bytes, default_value = "0")]
+    pub keep_bytes: u64,
 }

@@ -20,6 +20,7 @@ use quern_spec::dockerfile::Platform;
 use quern_spec::source::SourceText;
 
 use crate::args::ImageBuild;
+use crate::ceiling::Ceiling;
 use crate::failure::{Failure, Kind, eprint_line};
 use crate::progress::BuildReporter;
 use crate::wiring::Home;
@@ -39,6 +40,7 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     if args.check {
         return check(&request);
     }
+    let _ceiling = Ceiling::keep(home)?;
     let images = home.image_store()?;
     let sources = cache::Sources::open(&images, args)?;
     let targets = cache::Target::all(args)?;

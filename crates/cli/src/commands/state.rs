@@ -1,7 +1,7 @@
 //! Commands about the state folder and the machine: `du`, `prune`, `doctor`.
 
 use quern_engine::roots;
-use quern_store::{PruneOptions, Root, TidyBudget};
+use quern_store::{Amount, PruneOptions, Root, TidyBudget};
 
 use crate::args::Prune;
 use crate::failure::{Failure, Kind};
@@ -12,15 +12,19 @@ use crate::wiring::Home;
 /// `du`
 pub fn du(home: &Home) -> Result<(), Failure> {
     let usage = home.store.disk_usage()?;
-    let rows: Vec<serde_json::Value> = usage
-        .kinds()
+    let mut kinds = usage.kinds().to_vec();
+    // Their bytes are among those of blobs and layers.
+    let images = Amount { count: home.image_store()?.count()?, bytes: 0 };
+    kinds.insert(kinds.iter().position(|(kind, _)| *kind == "layers").unwrap_or(0), ("images", images));
+    let rows: Vec<serde_json::Value> = kinds
         .iter()
         .map(|(kind, amount)| serde_json::json!({ "kind": kind, "count": amount.count, "size_bytes": amount.bytes }))
         .collect();
     print::list(home.global.form(), &rows, |_| {
         let mut table = Table::new(&["KIND", "COUNT", "SIZE"]);
-        for (kind, amount) in usage.kinds() {
-            table.row([kind.to_owned(), amount.count.to_string(), size(amount.bytes)]);
+        for (kind, amount) in &kinds {
+            let bytes = if *kind == "images" { "-".to_owned() } else { size(amount.bytes) };
+            table.row([(*kind).to_owned(), amount.count.to_string(), bytes]);
         }
         table.row(["total".into(), String::new(), size(usage.total_bytes())]);
         table.render()
@@ -29,19 +33,27 @@ pub fn du(home: &Home) -> Result<(), Failure> {
 
 /// `prune`
 pub fn prune(home: &Home, args: &Prune) -> Result<(), Failure> {
-    let options = PruneOptions { all: args.all, dry_run: args.dry_run, ..PruneOptions::default() };
+    if args.all && !args.dry_run {
+        home.image_store()?.forget_unnamed(true)?;
+    }
+    let Prune { all, dry_run, keep_bytes } = *args;
+    let options = PruneOptions { all, dry_run, keep_bytes, ..PruneOptions::default() };
     let visit = |visit: &mut dyn FnMut(Root)| {
         roots::visit(&home.records, visit)?;
         if args.all { Ok(()) } else { home.cached_roots(visit) }
     };
     let pruned = home.store.prune(&options, &visit).map_err(|e| Failure::new(Kind::Internal, e))?;
+    let records = if dry_run { 0 } else { home.image_store()?.forget_gone()? };
+    let records = Amount { count: records, bytes: 0 };
     let rows = [
         ("blobs", pruned.blobs),
         ("waiting", pruned.waiting),
         ("packs", pruned.packs),
         ("snapshots", pruned.snapshots),
         ("layers", pruned.layers),
+        ("cache mounts", pruned.caches),
         ("imports", pruned.imports),
+        ("records", records),
         ("trash", pruned.trash),
     ];
     let views: Vec<serde_json::Value> = rows

@@ -54,6 +54,19 @@ fn images_are_listed_named_and_removed() {
 }
 
 #[test]
+fn an_image_without_a_name_is_found_by_its_id() {
+    let space = space_with_base();
+    dockerfile(&space, "FROM base\nLABEL a=b\n");
+    let id = build(&space, "").id();
+    assert_eq!(names(&space, "image ls"), ["<none>", "base:latest"]);
+    assert_eq!(space.json(&format!("image inspect {id}"))[0]["RepoTags"], serde_json::json!([]));
+    space.quern(&format!("image tag {id} named")).ok();
+    assert_eq!(names(&space, "image ls"), ["base:latest", "named:latest"]);
+    space.quern("image rm named").ok();
+    space.quern(&format!("image inspect {id}")).fails(3);
+}
+
+#[test]
 fn wrong_names_are_wrong_input() {
     let space = Space::new();
     space.quern("image pull UPPER").fails(2);

@@ -1,6 +1,6 @@
 //! The images a person sees: listed, found by name or by the start of their id, named, removed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use quern_core::port::{self, MetaRead, PortError};
 use quern_core::{Digest, Timestamp};
@@ -101,6 +101,59 @@ impl ImageStore {
     }
 }
 
+impl ImageStore {
+    /// Forgets what is recorded of layers and blobs that are gone, after a prune; tells how many records went.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn forget_gone(&self) -> Result<u64, PortError> {
+        let layer_is_there = |id: &Digest| self.layers.exists(id);
+        let blob_is_there = |digest: &Digest| self.blobs.contains(digest);
+        port::write(&*self.meta, |w| records::forget_gone(w, &layer_is_there, &blob_is_there))
+    }
+
+    /// Layers on disk that images with names are made of.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn named_layers(&self) -> Result<HashSet<Digest>, PortError> {
+        let mut layers = HashSet::new();
+        for row in port::read(&*self.meta, |r| by_id(r))?.into_values().filter(|row| !row.names.is_empty()) {
+            layers.insert(row.record.chain_id());
+            layers.extend(row.record.snapshot.into_iter().flatten());
+        }
+        Ok(layers)
+    }
+
+    /// Removes images without names: all of them, or those whose layers are gone. Tells how many went.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn forget_unnamed(&self, all: bool) -> Result<u64, PortError> {
+        port::write(&*self.meta, |w| {
+            let mut forgotten = 0;
+            for row in by_id(w.as_read())?.into_values().filter(|row| row.names.is_empty()) {
+                let mut layers = row.record.snapshot.iter().flatten();
+                let whole =
+                    layers.try_fold(true, |all, id| Ok::<_, PortError>(all && self.layers.exists(id)?))?;
+                if all || !whole {
+                    records::delete_image(w, &row.record.id.to_string())?;
+                    forgotten += 1;
+                }
+            }
+            Ok(forgotten)
+        })
+    }
+
+    /// How many images there are.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn count(&self) -> Result<u64, PortError> {
+        Ok(port::read(&*self.meta, |r| by_id(r))?.len() as u64)
+    }
+}
+
 /// An image as it is recorded, with its names.
 struct Row {
     record: ImageRecord,
@@ -131,7 +184,8 @@ fn by_id(r: &dyn MetaRead) -> Result<BTreeMap<Digest, Row>, PortError> {
 
 fn row_of(r: &dyn MetaRead, text: &str) -> Result<Row, ImageError> {
     let mut images = by_id(r)?;
-    if let Ok(name) = text.parse::<Reference>()
+    if text.parse::<Digest>().is_err()
+        && let Ok(name) = text.parse::<Reference>()
         && let Some(record) = records::image(r, &name.to_string())?
     {
         let names = images.remove(&record.id).map(|row| row.names).unwrap_or_default();

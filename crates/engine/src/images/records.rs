@@ -171,21 +171,46 @@ fn layer_key(id: &Digest, epoch: Option<i64>) -> String {
     epoch.map_or_else(|| id.hex(), |epoch| format!("{}@{epoch}", id.hex()))
 }
 
-/// Forgets a layer that is gone.
+/// Forgets layers and blobs that are gone, and tells how many records went.
 ///
 /// # Errors
-/// Those of the port.
-pub fn delete_layer(w: &mut dyn MetaWrite, id: &Digest) -> Result<(), PortError> {
-    w.delete(LAYERS, &id.hex())
-}
-
-/// The layers on disk of which something is recorded.
-///
-/// # Errors
-/// Those of the port.
-pub fn layers(r: &dyn MetaRead) -> Result<Vec<Digest>, PortError> {
-    let rows = r.scan(LAYERS, &Scan::default())?;
-    Ok(rows.iter().filter_map(|(key, _)| Digest::from_hex(key).ok()).collect())
+/// Those of the port and of what tells whether something is there.
+pub fn forget_gone(
+    w: &mut dyn MetaWrite,
+    layer_is_there: &dyn Fn(&Digest) -> Result<bool, PortError>,
+    blob_is_there: &dyn Fn(&Digest) -> Result<bool, PortError>,
+) -> Result<u64, PortError> {
+    let mut forgotten = 0;
+    for (key, _) in w.as_read().scan(LAYERS, &Scan::default())? {
+        let id = Digest::from_hex(key.split('@').next().unwrap_or(&key)).ok();
+        if !id.map_or(Ok(false), |id| layer_is_there(&id))? {
+            w.delete(LAYERS, &key)?;
+            forgotten += 1;
+        }
+    }
+    for (key, text) in w.as_read().scan(WEB, &Scan::default())? {
+        let record: WebRecord = parse(WEB, &key, &text)?;
+        if !blob_is_there(&record.digest)? {
+            w.delete(WEB, &key)?;
+            forgotten += 1;
+        }
+    }
+    for (key, text) in w.as_read().scan(LAYER_BLOBS, &Scan::default())? {
+        let mut blobs: Vec<Descriptor> = parse(LAYER_BLOBS, &key, &text)?;
+        let known = blobs.len();
+        let there = blobs.iter().map(|blob| blob_is_there(&blob.digest)).collect::<Result<Vec<_>, _>>()?;
+        let mut there = there.into_iter();
+        blobs.retain(|_| there.next().unwrap_or(false));
+        if blobs.len() == known {
+            continue;
+        }
+        forgotten += 1;
+        match blobs.is_empty() {
+            true => w.delete(LAYER_BLOBS, &key)?,
+            false => write(w, LAYER_BLOBS, &key, &blobs)?,
+        }
+    }
+    Ok(forgotten)
 }
 
 /// Blobs that hold a layer. They may have been pruned.

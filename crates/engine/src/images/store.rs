@@ -501,8 +501,11 @@ pub(super) fn times(epoch: Option<i64>) -> Times {
     epoch.map_or(Times::Keep, |seconds| Times::AtMost(seconds.saturating_mul(1_000_000_000)))
 }
 
-/// The key of a name: complete, if it is a reference.
+/// The key of a name: complete, if it is a reference. An id is one only by its looks.
 fn key_of(name: &str) -> String {
+    if name.parse::<Digest>().is_ok() {
+        return name.to_owned();
+    }
     name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.to_string())
 }
 

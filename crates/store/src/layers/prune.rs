@@ -105,6 +105,15 @@ impl LayerStore {
         Ok(removed)
     }
 
+    /// The bytes of those of these layers that are there.
+    pub(crate) fn bytes_of(&self, ids: &HashSet<Digest>) -> Result<u64, PortError> {
+        let mut sum = 0;
+        for id in ids {
+            sum += self.size_if_there(id)?.unwrap_or_default();
+        }
+        Ok(sum)
+    }
+
     /// The ids of all layers, whole or not.
     pub(crate) fn ids(&self) -> Result<Vec<Digest>, PortError> {
         let folder = self.layout.layers();
