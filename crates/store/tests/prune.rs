@@ -259,6 +259,25 @@ fn idle_snapshots_and_memories_of_imports_go() {
 }
 
 #[test]
+fn caches_that_nobody_uses_are_emptied() {
+    let space = TempSpace::new();
+    let store = open(&space);
+    for file in ["idle/data/a", "idle/data.1/a", "held/data/a", "half/data/a", "half/data.1/a"] {
+        space.write(&format!("state/caches/{file}"), noise(1, 5000));
+    }
+    let held = ["held/lock", "half/lock.1"]
+        .map(|lock| fs::File::open(space.write(&format!("state/caches/{lock}"), "")).unwrap());
+    held.iter().for_each(|lock| lock.lock_shared().unwrap());
+    assert_eq!(prune_all_but(&store, &[]).caches.count, 0, "only when all is to go");
+    let all = PruneOptions { all: true, dry_run: true, ..PruneOptions::default() };
+    assert_eq!(prune(&store, &all, &[]).caches.count, 2);
+    let pruned = prune(&store, &PruneOptions { dry_run: false, ..all }, &[]);
+    assert!(pruned.caches.count == 2 && pruned.caches.bytes >= 15_000, "{pruned:?}");
+    let left: Vec<_> = space.files().into_iter().filter(|file| file.ends_with("/a")).collect();
+    assert_eq!(left, ["state/caches/half/data.1/a", "state/caches/held/data/a"]);
+}
+
+#[test]
 fn usage_is_what_the_file_system_says() {
     let space = TempSpace::new();
     let store = open(&space);
@@ -267,7 +286,8 @@ fn usage_is_what_the_file_system_says() {
     space.write("state/snapshots/s/files/copy", noise(1, 30_000));
     let loose = store.blobs().loose_path(&digests[7]).unwrap();
     fs::hard_link(loose, space.path("state/snapshots/s/files/linked")).unwrap();
-    space.write("state/caches/pip/wheel", "x");
+    space.write("state/caches/pip/data/wheel", "x");
+    space.write("state/caches/emptied/lock", "");
     let usage = store.disk_usage().unwrap();
     let du = space.run("du", &["-s", "-B1", "state"]).ok();
     assert_eq!(du.split_whitespace().next(), Some(&*usage.total_bytes().to_string()), "{usage:?}");
