@@ -23,16 +23,18 @@ class Builder:
 
 
 @contextlib.contextmanager
-def started(work, names, quern, fresh):
-    """The builders of these names, ready, with the base image `benchbase`; they end with the context."""
+def started(work, names, quern, fresh, anew):
+    """The builders of these names, ready, with the base image `benchbase`; they end with the context. `anew` says that
+    daemons know nothing from earlier runs either; quern never does."""
     timing.apart(bases.prepare, work, Path("none"), {"debian"})
     layouts = work / "bases"
     with contextlib.ExitStack() as stack:
+        place = work / f"daemons-{fresh}" if anew else work
         makers = {"quern": lambda: quern_builder(work, quern, layouts, fresh),
-                  "docker20": lambda: docker_builder(stack, work, layouts, "docker20", Path("/")),
-                  "docker26": lambda: docker_builder(stack, work, layouts, "docker26",
+                  "docker20": lambda: docker_builder(stack, work, place / "docker20", layouts, Path("/")),
+                  "docker26": lambda: docker_builder(stack, work, place / "docker26", layouts,
                                                      buildkit.fetch(work, bases.mirror(), "trixie")),
-                  "docker28": lambda: docker_builder(stack, work, layouts, "docker28",
+                  "docker28": lambda: docker_builder(stack, work, place / "docker28", layouts,
                                                      buildkit.fetch(work, bases.mirror(), "sid")),
                   "buildah": lambda: buildah_builder(work, layouts)}
         known = [makers[name]() for name in names]
@@ -55,13 +57,13 @@ def quern_builder(work, quern, layouts, fresh):
         "--build-context", f"benchbase=oci-layout://{layouts / 'debian'}:latest", str(context)])
 
 
-def docker_builder(stack, work, layouts, name, root):
-    daemon = stack.enter_context(buildkit.Daemon(work / name, root, image_store=False))
+def docker_builder(stack, work, home, layouts, root):
+    daemon = stack.enter_context(buildkit.Daemon(home, root, image_store=False))
     if not daemon.docker("images", "-q", "benchbase", stdout=subprocess.PIPE).stdout:
         archive = archived(work, layouts)
         daemon.docker("load", "-q", "-i", str(archive), check=True, stdout=subprocess.DEVNULL)
     environment = {**daemon.environment(), "DOCKER_BUILDKIT": "1"}
-    return Builder(name, lambda tag, context: [*daemon.command(), "build", "-q", "--network=none", "-t", tag, str(context)],
+    return Builder(home.name, lambda tag, context: [*daemon.command(), "build", "-q", "--network=none", "-t", tag, str(context)],
                    environment, [daemon.process.pid])
 
 
