@@ -175,20 +175,30 @@ impl Launcher {
         let covered = self.groups.set(order.limits)?;
         let kills = self.groups.memory_kills();
         let root = self.roots.prepare(&order.root, &order.points)?.to_owned();
-        let sandbox = self.sandbox_for(order, &root)?;
-        let entry = Entry {
-            order,
-            payload,
-            streams: &streams,
-            base: &root,
-            sandbox: sandbox.init(),
-            filter: &self.maker.filter,
-            covered,
-            in_user_namespace: !self.rights.is_machine_root(),
-            one_user: self.rights == Rights::OneUser,
-            memory_score: self.maker.memory_score.as_deref(),
+        let mut sandbox = self.sandbox_for(order, &root)?;
+        let mut patience = 0..MOST_WAITS;
+        let process = loop {
+            let entry = Entry {
+                order,
+                payload,
+                streams: &streams,
+                base: &root,
+                sandbox: sandbox.init(),
+                filter: &self.maker.filter,
+                covered,
+                in_user_namespace: !self.rights.is_machine_root(),
+                one_user: self.rights == Rights::OneUser,
+                memory_score: self.maker.memory_score.as_deref(),
+            };
+            match sandbox.start(&mut self.stacks, &entry).transpose() {
+                Some(started) => break started,
+                None if patience.next().is_some() && sandbox.has_settled() => {}
+                None => {
+                    self.network = sandbox.end();
+                    sandbox = self.sandbox_for(order, &root)?;
+                }
+            }
         };
-        let process = sandbox.start(&mut self.stacks, &entry);
         let followed = process.and_then(|process| {
             drop(streams);
             // Those of an image build are gone with its last process: what they wrote to is about to be read or removed.
@@ -222,6 +232,9 @@ impl Launcher {
         self.maker.make(prepared.then_some(root), order.host_network, network)
     }
 }
+
+/// How often a step waits until the numbers of the processes before it are free.
+const MOST_WAITS: u32 = 200;
 
 /// How a step ended, and whether something of it is left in its sandbox.
 struct Followed {

@@ -7,7 +7,7 @@
 //! | what | why it does not |
 //! |---|---|
 //! | processes, and through them open files, locks, sockets, shared memory, terminals | the first process kills them, waits, and sees that it is alone |
-//! | the number of the next process | is set back |
+//! | the number of the next process | is set back, and a step that gets another one starts in a new sandbox |
 //! | limits and priorities of the first process, which a step may change | are compared with what they were |
 //! | times and counts of the first process | are not to be seen in /proc |
 //! | traces in the network namespace | no packet was sent in it |
@@ -15,6 +15,7 @@
 //! What cannot be shown to be so ends the sandbox, and the next step gets a new one. A step that was ended from outside, or
 //! could not be started, ends it too.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,6 +36,9 @@ use crate::sys::{self, Cloned, Kin, Process, Stack};
 
 /// Namespaces of a sandbox; the network comes apart.
 const NAMESPACES: i32 = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+
+/// The number of a sandbox's second process.
+const FIRST_STEP: i32 = 2;
 
 /// What a launcher makes sandboxes with.
 pub(crate) struct Maker {
@@ -60,6 +64,8 @@ pub(crate) struct Sandbox {
     host_network: bool,
     /// Of the first process, before any step.
     traits: Vec<u64>,
+    /// Whether a step was started in it.
+    used: Cell<bool>,
 }
 
 impl Maker {
@@ -109,7 +115,8 @@ impl Maker {
         };
         drop(theirs);
         let root = root.map(Path::to_owned);
-        let mut sandbox = Sandbox { init, wire, root, network, host_network, traits: Vec::new() };
+        let mut sandbox =
+            Sandbox { init, wire, root, network, host_network, traits: Vec::new(), used: Cell::new(false) };
         sandbox.hear_of_building()?;
         sandbox.traits = sys::traits_of(sandbox.init.pid).doing("looking at the first process")?;
         if !host_network && sandbox.network.is_none() {
@@ -135,12 +142,17 @@ impl Sandbox {
             .doing("starting processes in the sandbox")
     }
 
-    /// Starts the program of a step, in the sandbox that was made last.
-    pub fn start(&self, stacks: &mut [Stack; 2], entry: &Entry<'_>) -> Result<Process, Refusal> {
+    /// Starts the program of a step, in the sandbox that was made last. None if it would have another number than the first step
+    /// had: the kernel may hold a number for a while after the process that had it is gone.
+    pub fn start(&self, stacks: &mut [Stack; 2], entry: &Entry<'_>) -> Result<Option<Process>, Refusal> {
         let [stack, other] = stacks;
-        let (mut refusal, mut program) = (None, None);
+        let used = self.used.replace(true);
+        let (mut refusal, mut program, mut misnumbered) = (None, None, false);
         let mut step = || -> c_int {
-            refusal = Some(entry.run(&mut program));
+            misnumbered = used && rustix::process::getpid().as_raw_nonzero().get() != FIRST_STEP;
+            if !misnumbered {
+                refusal = Some(entry.run(&mut program));
+            }
             NOT_STARTED
         };
         let doing = "starting the step";
@@ -164,9 +176,11 @@ impl Sandbox {
             let started = unsafe { sys::spawn_sharing(stack, Kin::Child, &mut step) };
             started.doing(doing)?
         };
-        let Some(refusal) = refusal else { return Ok(process) };
+        if refusal.is_none() && !misnumbered {
+            return Ok(Some(process));
+        }
         sys::reap(process.pid).doing("waiting for a step that did not start")?;
-        Err(refusal.in_short())
+        refusal.map_or(Ok(None), |refusal| Err(refusal.in_short()))
     }
 
     /// Its first process.
@@ -198,6 +212,12 @@ impl Sandbox {
             && alone == [1]
             && quiet
             && sys::traits_of(self.init.pid).is_ok_and(|t| t == self.traits)
+    }
+
+    /// Whether it is still fit for a step, a moment after one could not have the number of the first.
+    pub fn has_settled(&self) -> bool {
+        std::thread::sleep(std::time::Duration::from_micros(100));
+        self.sweep().is_ok() && self.is_clean()
     }
 
     /// Ends it; gives its network if nothing was sent in it.
