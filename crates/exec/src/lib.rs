@@ -37,10 +37,11 @@
 //! they made. Without, each launcher makes a namespace with that one user.
 //!
 //! Limits: Linux 5.14 or newer. An ordinary user without subordinate ids can run steps as root of the sandbox only, which is
-//! that user outside. There is no `/sys` and no limit of disk space. Without control groups, limits of memory hold for each
-//! process rather than for the step, memory limits end a program by its own reaction rather than as
-//! [`quern_core::port::Exit::OutOfMemory`], and processor time is not limited. A step that is root can leave
-//! setuid files in an output directory: keep the folder of those directories closed to other users.
+//! that user outside. `/sys` is there, read-only, in steps on a writable root alone; disk space has no limit.
+//! Without control groups, limits of memory hold for each process rather than for the step, memory limits end a
+//! program by its own reaction rather than as [`quern_core::port::Exit::OutOfMemory`], and processor time
+//! is not limited. A step that is root can leave setuid files in an output directory:
+//! keep the folder of those directories closed to other users.
 
 mod cache;
 mod checks;
