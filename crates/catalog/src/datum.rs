@@ -19,7 +19,7 @@ use std::sync::Arc;
 use quern_core::port::Blobs;
 use quern_core::{ContentRef, Digest, DigestWriter, Entry, TreePath};
 
-use crate::pattern::{PathPattern, choose};
+use crate::pattern::{PathPattern, choose, choose_changed};
 use crate::tree::{TreesError, place};
 
 /// What datums are made of.
@@ -118,6 +118,41 @@ pub fn enumerate(blobs: &dyn Blobs, input: &DatumInput<'_>) -> Result<Datums, Da
     Ok(Datums { leaves, root })
 }
 
+/// What became of the datums of an input since an earlier tree.
+#[derive(Debug)]
+pub struct ChangedDatums {
+    /// Those that are new or have other content.
+    pub datums: Datums,
+    /// Keys of those that are no more, or had other content.
+    pub gone: Vec<Digest>,
+}
+
+/// Finds the datums of an input that are not among those of an earlier tree, at a cost in proportion to what differs.
+/// A key holds the path, so no two datums of one pfs input have the same one and both lists are complete.
+///
+/// # Errors
+/// [`DatumError`].
+pub fn enumerate_changed(
+    blobs: &dyn Blobs,
+    input: &PfsInput<'_>,
+    before: &ContentRef,
+) -> Result<ChangedDatums, DatumError> {
+    let (mut leaves, mut gone) = (Vec::new(), Vec::new());
+    let after = input.tree.unwrap_or(ContentRef { digest: Digest::of(b""), size: 0 });
+    let (maker, start) = (LeafMaker::new(&input.name), first_block(b"quern.datum.v1"));
+    choose_changed(blobs, [before, &after], input.pattern, &mut |path,
+                                                                 old,
+                                                                 new|
+     -> Result<(), TreesError> {
+        let old = old.and_then(|entry| maker.leaf(path, entry));
+        gone.extend(old.map(|leaf| datum_key(start.clone(), &[&leaf])));
+        leaves.extend(new.and_then(|entry| maker.leaf(path, entry)));
+        Ok(())
+    })?;
+    let root = Node::Leaves { start: 0, len: leaves.len() as u64 };
+    Ok(ChangedDatums { datums: Datums { leaves, root }, gone })
+}
+
 fn node(blobs: &dyn Blobs, input: &DatumInput<'_>, leaves: &mut Vec<Leaf>) -> Result<Node, DatumError> {
     let mut nodes = |members: &[DatumInput<'_>]| {
         members.iter().map(|member| node(blobs, member, leaves)).collect::<Result<Vec<_>, _>>()
@@ -158,18 +193,36 @@ fn counted(
 }
 
 fn choose_leaves(blobs: &dyn Blobs, pfs: &PfsInput<'_>, leaves: &mut Vec<Leaf>) -> Result<(), DatumError> {
-    // An empty tree has no datum even for the whole of it: there is nothing to work on.
-    let Some(tree) = pfs.tree.filter(|tree| tree.size > 0) else { return Ok(()) };
-    let input: Arc<str> = Arc::from(pfs.name.as_str());
-    let domain = [b"quern.leaf.v1", pfs.name.as_bytes()].concat();
-    let start = first_block(&domain);
+    let Some(tree) = pfs.tree else { return Ok(()) };
+    let maker = LeafMaker::new(&pfs.name);
     choose(blobs, &tree, pfs.pattern, &mut |path, entry| -> Result<(), TreesError> {
-        let path = if path.is_empty() { "/" } else { path };
-        let digest = leaf_digest(start.clone(), path, entry);
-        leaves.push(Leaf { input: input.clone(), path: path.into(), entry: entry.clone(), digest });
+        leaves.extend(maker.leaf(path, entry));
         Ok(())
     })?;
     Ok(())
+}
+
+/// Makes leaves of one input.
+struct LeafMaker {
+    input: Arc<str>,
+    start: DigestWriter,
+}
+
+impl LeafMaker {
+    fn new(input: &str) -> Self {
+        let domain = [b"quern.leaf.v1", input.as_bytes()].concat();
+        Self { input: Arc::from(input), start: first_block(&domain) }
+    }
+
+    /// The leaf of a path; none for the whole of an empty tree, where there is nothing to work on.
+    fn leaf(&self, path: &str, entry: &Entry) -> Option<Leaf> {
+        if path.is_empty() && matches!(entry, Entry::Dir(tree) if tree.size == 0) {
+            return None;
+        }
+        let path = if path.is_empty() { "/" } else { path };
+        let digest = leaf_digest(self.start.clone(), path, entry);
+        Some(Leaf { input: self.input.clone(), path: path.into(), entry: entry.clone(), digest })
+    }
 }
 
 /// A digest that has taken in exactly one block made from the domain.

@@ -1,11 +1,16 @@
-//! Datums whose outputs are known: sorted, of fixed width, one blob. Comparing two sets is one pass over both.
+//! Datums whose outputs are known: sorted, of fixed width. Comparing two sets is one pass over both.
 //!
 //! Format 1: the 16 bytes `quern.datums.v1\n`, then per datum, ascending by key without repetition, 72 bytes: key (32),
 //! digest of the output tree (32), length of its canonical bytes (8, little-endian). Every set has one encoding.
 
+mod parts;
+
+use std::collections::BTreeMap;
+
 use quern_core::{ContentRef, Digest};
 
 use crate::datum::PlannedDatum;
+pub use parts::LoadError;
 
 const MAGIC: &[u8; 16] = b"quern.datums.v1\n";
 const WIDTH: usize = 72;
@@ -91,7 +96,7 @@ impl DatumSet {
         Ok(set)
     }
 
-    /// Its bytes, to be kept as a blob.
+    /// Its bytes. In the store it is kept in parts: [`DatumSet::save`].
     pub fn encoded(&self) -> &[u8] {
         &self.bytes
     }
@@ -113,44 +118,31 @@ impl DatumSet {
 
     /// The output of a datum.
     pub fn get(&self, key: &Digest) -> Option<ContentRef> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.raw(middle)[..32].cmp(key.as_bytes()) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => return Some(self.output(middle)),
-            }
-        }
-        None
+        let at = self.first_from(0, |there| *there >= key.as_bytes()[..]);
+        (at < self.len() && self.raw(at)[..32] == key.as_bytes()[..]).then(|| self.output(at))
     }
 
     /// The set without `gone` and with `added`, where an added one replaces one of the same key. Both may be in any
-    /// order; one pass over the set.
-    pub fn updated(&self, gone: &[Digest], added: Vec<(Digest, ContentRef)>) -> Self {
-        let mut gone: Vec<&Digest> = gone.iter().collect();
-        gone.sort_unstable();
-        let added = Self::new(added);
-        let mut set = Self::with_capacity(self.len() + added.len());
-        let (mut next_gone, mut next_added) = (0, 0);
-        for i in 0..self.len() {
-            let key = &self.raw(i)[..32];
-            while next_added < added.len() && &added.raw(next_added)[..32] < key {
-                set.bytes.extend_from_slice(added.raw(next_added));
-                next_added += 1;
-            }
-            while gone.get(next_gone).is_some_and(|gone| gone.as_bytes()[..] < *key) {
-                next_gone += 1;
-            }
-            let replaced = next_added < added.len() && &added.raw(next_added)[..32] == key;
-            let removed = gone.get(next_gone).is_some_and(|gone| gone.as_bytes()[..] == *key);
-            if !replaced && !removed {
-                set.bytes.extend_from_slice(self.raw(i));
+    /// order. What lies between two changes is copied as it is.
+    #[must_use]
+    pub fn updated(self, gone: &[Digest], added: Vec<(Digest, ContentRef)>) -> Self {
+        if gone.is_empty() && added.is_empty() {
+            return self;
+        }
+        let mut changes: BTreeMap<Digest, Option<ContentRef>> = gone.iter().map(|key| (*key, None)).collect();
+        changes.extend(added.into_iter().map(|(key, output)| (key, Some(output))));
+        let mut set = Self::with_capacity(self.len() + changes.len());
+        let mut next = 0;
+        for (key, output) in &changes {
+            let at = self.first_from(next, |there| *there >= key.as_bytes()[..]);
+            set.bytes.extend_from_slice(self.span(next, at));
+            let there = at < self.len() && self.raw(at)[..32] == key.as_bytes()[..];
+            next = at + usize::from(there);
+            if let Some(output) = output {
+                set.push(key, output);
             }
         }
-        for i in next_added..added.len() {
-            set.bytes.extend_from_slice(added.raw(i));
-        }
+        set.bytes.extend_from_slice(self.span(next, self.len()));
         set
     }
 
@@ -167,7 +159,25 @@ impl DatumSet {
     }
 
     fn raw(&self, i: usize) -> &[u8] {
-        &self.bytes[MAGIC.len() + i * WIDTH..][..WIDTH]
+        self.span(i, i + 1)
+    }
+
+    fn span(&self, start: usize, end: usize) -> &[u8] {
+        &self.bytes[MAGIC.len() + start * WIDTH..MAGIC.len() + end * WIDTH]
+    }
+
+    /// The first entry, from `start` on, of whose key `reached` says so; it does of all that follow, too.
+    fn first_from(&self, start: usize, reached: impl Fn(&[u8]) -> bool) -> usize {
+        let (mut low, mut high) = (start, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if reached(&self.raw(middle)[..32]) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
     }
 
     fn key(&self, i: usize) -> Digest {
@@ -201,6 +211,30 @@ pub fn difference(planned: &[PlannedDatum], current: &DatumSet, older: &DatumSet
     }
     in_current.rest(|gone| difference.gone.push(gone));
     difference
+}
+
+/// The same where it is known what is not in `current` any more (`gone`) and not yet (`planned`): one look for each. None if
+/// `current` does not have all that is gone; then it is not the set that the changes were made from.
+pub fn difference_of(
+    planned: &[PlannedDatum],
+    gone: &[Digest],
+    current: &DatumSet,
+    older: &DatumSet,
+) -> Option<Difference> {
+    let mut gone = gone.iter().map(|key| Some((*key, current.get(key)?))).collect::<Option<Vec<_>>>()?;
+    gone.sort_unstable();
+    let kept = current.len().checked_sub(gone.len())? as u64;
+    let mut difference = Difference { kept, gone, ..Difference::default() };
+    for datum in planned {
+        match older.get(&datum.key) {
+            Some(output) => {
+                difference.revived_count += u64::from(datum.copies);
+                difference.revived.push((datum.key, output));
+            }
+            None => difference.missing.push(*datum),
+        }
+    }
+    Some(difference)
 }
 
 /// Goes through a set once, in step with ascending keys.

@@ -27,13 +27,18 @@ pub mod tree;
 pub mod view;
 
 pub use change::{Change, Content};
-pub use datum::{Datum, DatumError, DatumInput, Datums, Leaf, PfsInput, PlannedDatum, enumerate};
-pub use datum_set::{DatumSet, DatumSetError, Difference as DatumDifference, difference};
+pub use datum::{
+    ChangedDatums, Datum, DatumError, DatumInput, Datums, Leaf, PfsInput, PlannedDatum, enumerate,
+    enumerate_changed,
+};
+pub use datum_set::{
+    DatumSet, DatumSetError, Difference as DatumDifference, LoadError, difference, difference_of,
+};
 pub use files::{Catalog, FileError, PutMode, PutOptions, Written};
 pub use links::{LinkError, LinkTarget, resolve_links};
 pub use merge::{MergeError, MergePolicy, Merged, OutputChange, Shared, merge, remerge};
 pub use names::{Ancestry, At, BranchName, BranchRef, NameError, Ref, RepoName};
-pub use pattern::{Literal, PathPattern, choose};
+pub use pattern::{Literal, PathPattern, choose, choose_changed};
 pub use read::FileInfo;
 pub use record::{Branch, Commit, CommitState, Origin, Repo};
 pub use tree::{Edits, Overlay, TreesError};

@@ -1,9 +1,9 @@
 //! Choosing files and directories of a tree by a pattern.
 
 use quern_core::port::Blobs;
-use quern_core::{ContentRef, Entry, TreePath};
+use quern_core::{ContentRef, Entry, Tree, TreePath};
 
-use crate::tree::{Descend, TreesError, find, walk};
+use crate::tree::{Descend, MOST_DEPTH, Pairs, TreesError, find, open, too_deep, walk};
 
 /// A pattern over paths; the language belongs to whoever implements it. Paths begin with a slash, and the root is
 /// the empty text.
@@ -70,4 +70,69 @@ pub fn choose<E: From<TreesError>>(
         let descend = matches!(entry, Entry::Dir(_)) && pattern.may_descend(path);
         Ok(if descend { Descend::Into } else { Descend::Past })
     })
+}
+
+/// Hears of a path with what the old and the new tree have there.
+pub type VisitChange<'v, E> = dyn FnMut(&str, Option<&Entry>, Option<&Entry>) -> Result<(), E> + 'v;
+
+/// Shows every path a pattern chooses at which two trees differ, with what is there in the old and the new one, by path.
+/// Equal directories are not looked into. [`choose`] on each tree shows these and what is the same in both.
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_changed<E: From<TreesError>>(
+    blobs: &dyn Blobs,
+    [old, new]: [&ContentRef; 2],
+    pattern: &dyn PathPattern,
+    visit: &mut VisitChange<'_, E>,
+) -> Result<(), E> {
+    if let Some(literal) = pattern.literal() {
+        let path = TreePath::parse(literal).map_err(TreesError::from)?;
+        let (old, new) = (find(blobs, old, &path)?, find(blobs, new, &path)?);
+        let text = if path.is_root() { String::new() } else { path.to_string() };
+        return if old == new { Ok(()) } else { visit(&text, old.as_ref(), new.as_ref()) };
+    }
+    let pair = (Some(Entry::Dir(*old)), Some(Entry::Dir(*new)));
+    Changes { blobs, pattern, visit }.at(&mut String::new(), pair, 0)
+}
+
+struct Changes<'a, 'v, E> {
+    blobs: &'a dyn Blobs,
+    pattern: &'a dyn PathPattern,
+    visit: &'a mut VisitChange<'v, E>,
+}
+
+impl<E: From<TreesError>> Changes<'_, '_, E> {
+    fn at(
+        &mut self,
+        path: &mut String,
+        (old, new): (Option<Entry>, Option<Entry>),
+        depth: usize,
+    ) -> Result<(), E> {
+        if old == new {
+            return Ok(());
+        }
+        if depth > MOST_DEPTH {
+            return Err(too_deep(path).into());
+        }
+        if self.pattern.matches(path) {
+            (self.visit)(path, old.as_ref(), new.as_ref())?;
+        }
+        if !path.is_empty() && !self.pattern.may_descend(path) {
+            return Ok(());
+        }
+        let below = |entry: &Option<Entry>| match entry {
+            Some(Entry::Dir(dir)) => open(self.blobs, dir),
+            _ => Ok(Tree::default()),
+        };
+        let end = path.len();
+        for (name, old, new) in Pairs::of(below(&old)?, below(&new)?) {
+            path.truncate(end);
+            path.push('/');
+            path.push_str(&name);
+            self.at(path, (old, new), depth + 1)?;
+        }
+        path.truncate(end);
+        Ok(())
+    }
 }

@@ -13,6 +13,7 @@ mod views;
 mod wiring;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{CommandFactory as _, Parser as _};
 use quern_engine::submit::Keep;
@@ -46,12 +47,16 @@ fn main() -> ExitCode {
 
 /// Every command that needs the state folder.
 fn with_state(global: Global, verb: Verb) -> Result<(), Failure> {
+    let began = Instant::now();
     let builds_image = matches!(&verb, Verb::Build(build) if build.other.is_none());
     // Before the first thread, and before the state folder is opened.
     let users = if only_reads(&verb) { Ok(()) } else { quern_exec::use_subordinates() };
     let home = Home::open(global)?;
     let done = run(&home, verb);
-    state::tidy(&home);
+    // Success is told when what was written survives a power cut.
+    let durable = home.records.meta.sync().map_err(Failure::from);
+    let done = done.and(durable);
+    state::tidy(&home, began.elapsed());
     if let (true, Err(Failure { kind: Kind::Failed, .. }), Err(reason)) = (builds_image, &done, &users) {
         home.say(&format!(
             "note: in this build files could belong to root only, as you have no subordinate ids: {reason}"

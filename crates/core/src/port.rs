@@ -60,20 +60,41 @@ pub trait Blobs: Send + Sync {
     fn put(&self, bytes: &[u8]) -> Result<ContentRef, PortError>;
     /// Keeps a stream of any length.
     fn put_stream(&self, reader: &mut dyn Read) -> Result<ContentRef, PortError>;
+    /// Keeps bytes for this process alone, at least until what is given back is dropped: `get` and `open` find them.
+    /// They need not become durable, so no record may name them.
+    fn hold(&self, bytes: &[u8]) -> Result<(ContentRef, Held), PortError> {
+        Ok((self.put(bytes)?, Held::default()))
+    }
     /// Makes everything put so far durable.
     fn sync(&self) -> Result<(), PortError>;
 }
 
+/// What keeps bytes of [`Blobs::hold`]; dropping it lets them go.
+#[derive(Default)]
+pub struct Held(#[expect(dead_code, reason = "held for its drop")] Option<Box<dyn Any + Send + Sync>>);
+
+impl Held {
+    /// Runs the drop of `holding` when it is dropped itself.
+    pub fn new(holding: impl Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(holding)))
+    }
+}
+
 /// Small records under text keys, in tables, with transactions across tables.
 ///
-/// Obligations: a `write` is atomic, isolated and durable when it returns; `write`s of all processes are serial; a
-/// `read` sees one instant. The closure of `write` may run more than once and must have no other effect. Values are JSON
-/// texts, so that the database can be read with ordinary tools. A record that refers to a blob is written after [`Blobs::sync`].
+/// Obligations: a `write` is atomic, isolated and, when it returns, seen by every process and kept whatever happens to
+/// this one; after `sync` returns, everything written before survives a power cut, too. A power cut takes the latest
+/// writes or none, never one from between. `write`s of all processes are serial; a `read` sees one instant. The closure
+/// of `write` may run more than once and must have no other effect. Values are JSON texts, so that the database can be
+/// read with ordinary tools. A record that refers to a blob is written after [`Blobs::sync`]; what cannot be undone,
+/// as removing what a record no longer names, or telling somebody that it is done, comes after `sync`.
 pub trait Meta: Send + Sync {
     /// Runs `f` on one instant of the data.
     fn read(&self, f: &mut dyn FnMut(&dyn MetaRead) -> Result<(), PortError>) -> Result<(), PortError>;
     /// Runs `f` and commits what it wrote, or nothing if it fails.
     fn write(&self, f: &mut dyn FnMut(&mut dyn MetaWrite) -> Result<(), PortError>) -> Result<(), PortError>;
+    /// Makes everything written so far durable.
+    fn sync(&self) -> Result<(), PortError>;
 }
 
 /// A table of [`Meta`], by name. Tables exist from the first use on; names are `[a-z_]+`.

@@ -1,19 +1,24 @@
 //! From a pipeline's inputs at given commits to its datums, and from a datum to the step that processes it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quern_builds::{DatasetBranch, Head};
 use quern_catalog::tree::{TreesError, place_many};
-use quern_catalog::{Datum, DatumError, DatumInput, Datums, PathPattern, PfsInput, View, choose, enumerate};
+use quern_catalog::{
+    ChangedDatums, Datum, DatumDifference, DatumError, DatumInput, Datums, PathPattern, PfsInput, View,
+    choose, difference, difference_of, enumerate, enumerate_changed,
+};
 use quern_core::canon::{Canon, DigestVisitor, Visitor};
-use quern_core::port::{Blobs, Image, MetaRead, PortError};
+use quern_core::port::{Blobs, Held, Image, MetaRead, PortError};
 use quern_core::step::{Input as StepInput, Mount, Network, Platform, Resources, RootAccess};
 use quern_core::{Attempt, ContentRef, Digest, Entry, Id, Step, TreePath};
 use quern_spec::glob::{Compat, Glob, InvalidGlob};
 
 use crate::commits;
+use crate::known::{Base, FoundIn};
 use crate::pipeline::{Input, Pipeline};
 
 /// Where a build step finds what it fetched or compiled before.
@@ -97,6 +102,49 @@ pub fn find(blobs: &dyn Blobs, pipeline: &Pipeline, trees: &Trees) -> Result<Dat
     Ok(enumerate(blobs, &input)?)
 }
 
+/// The datums a job has to look at, and what has to be done.
+pub struct Plan {
+    /// The datums found; only the changed ones if what they are found in was known.
+    pub datums: Datums,
+    /// How many the job has in all.
+    pub total: u64,
+    /// What runs, is skipped, or is no more.
+    pub difference: DatumDifference,
+    /// What the datums are found in, if that is one tree.
+    pub found_in: Option<FoundIn>,
+}
+
+/// Finds what has to be done beside what is known. If the known datums were found in another state of the same input,
+/// only what differs between the two is looked at.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn plan(blobs: &dyn Blobs, pipeline: &Pipeline, trees: &Trees, base: &Base) -> Result<Plan, PlanError> {
+    let found_in = found_in(&pipeline.input, trees);
+    if let (Some(before), Some(now)) = (&base.found_in, &found_in)
+        && (&before.input, &before.glob) == (&now.input, &now.glob)
+    {
+        let pattern = Pattern(Glob::compile(&now.glob, Compat::Documented)?);
+        let [old, new] = [before, now].map(|found| ContentRef { digest: found.tree.0, size: found.tree.1 });
+        let input = PfsInput { name: now.input.clone(), tree: Some(new), pattern: &pattern };
+        let ChangedDatums { datums, gone } = enumerate_changed(blobs, &input, &old)?;
+        if let Some(difference) = difference_of(&datums.planned(), &gone, &base.current, &base.older) {
+            let total = difference.kept + datums.len();
+            return Ok(Plan { datums, total, difference, found_in });
+        }
+    }
+    let datums = find(blobs, pipeline, trees)?;
+    let difference = difference(&datums.planned(), &base.current, &base.older);
+    Ok(Plan { total: datums.len(), datums, difference, found_in })
+}
+
+/// The one tree that an input has datums of.
+fn found_in(input: &Input, trees: &Trees) -> Option<FoundIn> {
+    let Input::Pfs { name, repo, branch, glob, only: None, .. } = input else { return None };
+    let (_, tree) = trees.get(&DatasetBranch::new(repo, branch))?;
+    Some(FoundIn { input: name.clone(), glob: glob.clone(), tree: (tree.digest, tree.size) })
+}
+
 fn compile(input: &Input, patterns: &mut Vec<Pattern>) -> Result<(), InvalidGlob> {
     match input {
         Input::Pfs { only: Some(_), .. } => Ok(()),
@@ -163,7 +211,7 @@ impl Common {
         Ok(common)
     }
 
-    /// The step that processes a datum, and its error handler.
+    /// The step that processes a datum, and its error handler; their inputs are there while what comes with them lives.
     ///
     /// # Errors
     /// [`PlanError`].
@@ -171,8 +219,9 @@ impl Common {
         &self,
         blobs: &dyn Blobs,
         datum: &Datum<'_>,
-    ) -> Result<(Attempt, Option<Attempt>), PlanError> {
-        let own = datum.trees(blobs)?.into_iter().map(|(name, tree)| (name.to_string(), tree));
+    ) -> Result<(Attempt, Option<Attempt>, Vec<Held>), PlanError> {
+        let holding = Holding { blobs, held: Mutex::default() };
+        let own = datum.trees(&holding)?.into_iter().map(|(name, tree)| (name.to_string(), tree));
         let mut inputs: Vec<StepInput> = own
             .chain(self.constants.iter().cloned())
             .map(|(name, tree)| StepInput { target: format!("/pfs/{name}"), tree: tree.digest })
@@ -199,7 +248,8 @@ impl Common {
                 sockets: BTreeMap::new(),
             }
         };
-        Ok((attempt(&self.template), self.handler.as_ref().map(attempt)))
+        let held = holding.held.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok((attempt(&self.template), self.handler.as_ref().map(attempt), held))
     }
 
     /// Key of what is done with each datum.
@@ -226,6 +276,35 @@ impl Common {
             lines.push(("reprocess".into(), salt.to_string()));
         }
         lines
+    }
+}
+
+/// Blobs of which new ones are only held: trees that show a datum its inputs are of no use to anybody else.
+struct Holding<'a> {
+    blobs: &'a dyn Blobs,
+    held: Mutex<Vec<Held>>,
+}
+
+impl Blobs for Holding<'_> {
+    fn contains(&self, digest: &Digest) -> Result<bool, PortError> {
+        self.blobs.contains(digest)
+    }
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>, PortError> {
+        self.blobs.get(digest)
+    }
+    fn open(&self, digest: &Digest) -> Result<Box<dyn Read + Send>, PortError> {
+        self.blobs.open(digest)
+    }
+    fn put(&self, bytes: &[u8]) -> Result<ContentRef, PortError> {
+        let (content, held) = self.blobs.hold(bytes)?;
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(held);
+        Ok(content)
+    }
+    fn put_stream(&self, reader: &mut dyn Read) -> Result<ContentRef, PortError> {
+        self.blobs.put_stream(reader)
+    }
+    fn sync(&self) -> Result<(), PortError> {
+        self.blobs.sync()
     }
 }
 
@@ -303,4 +382,11 @@ fn filtered(blobs: &dyn Blobs, tree: &ContentRef, only: &[String]) -> Result<Con
         })?;
     }
     Ok(place_many(blobs, &kept)?)
+}
+
+/// A datum as people read it: the paths that tell it from the others.
+pub fn label(datum: &Datum<'_>) -> String {
+    let parts = datum.leaves.iter().filter(|leaf| &*leaf.path != "/");
+    let text = parts.map(|leaf| format!("{}:{}", leaf.input, leaf.path)).collect::<Vec<_>>().join(" ");
+    if text.is_empty() { "everything".to_owned() } else { text }
 }

@@ -140,6 +140,8 @@ impl Runner {
             return Ok(());
         }
         hands.renewed = Instant::now();
+        // What a long run has recorded so far would survive a power cut.
+        self.records.meta.sync()?;
         let (now, me) = (self.records.clock.now(), &self.records.owner);
         let mut lost = Vec::new();
         for build in &hands.builds {

@@ -6,10 +6,9 @@ use quern_catalog::Datums;
 use quern_core::port::{self, PortError};
 use quern_core::{Digest, Id};
 
-use crate::datums::{self, PlanError};
+use crate::datums::{self, PlanError, label};
 use crate::job::{self, Job, State};
 use crate::journal::{self, DatumRecord, DatumState};
-use crate::run_job::label;
 use crate::{Records, pipeline};
 
 /// The datums of a job, found again from what it read, and the records of those it processed.

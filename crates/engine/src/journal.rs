@@ -2,6 +2,7 @@
 //! where it was and a finished one can be asked about.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use quern_core::port::{self, Blobs, Meta, MetaRead, MetaWrite, PortError, Scan, Table};
@@ -11,8 +12,13 @@ use serde::{Deserialize, Serialize};
 const DATUMS: Table = Table("datums");
 /// Most records of one transaction.
 const BATCH: usize = 512;
-/// How long the first record of a batch waits for others.
+/// How long a record waits for the next before the batch is stored.
 const PAUSE: Duration = Duration::from_millis(20);
+/// After so many records others are expected, and looked for from time to time: to be woken for each costs both sides more
+/// than the record itself.
+const STREAM: usize = 16;
+/// How often they are looked for.
+const NAP: Duration = Duration::from_millis(4);
 
 /// What became of one datum of one job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +76,8 @@ impl DatumRecord {
 }
 
 /// Stores records as they come until the sender is gone. Whatever has arrived together goes into one transaction:
-/// many small steps cost one write to disk.
+/// many small steps cost one write to disk. Gives back the last records, which are not stored: they belong into the
+/// transaction that ends the job ([`put_all`]), so that a short job writes once.
 ///
 /// # Errors
 /// Those of the ports; records not stored by then are lost, and so is the job's claim to have processed them.
@@ -79,23 +86,32 @@ pub fn keep(
     blobs: &dyn Blobs,
     job: Id,
     records: &Receiver<(Digest, DatumRecord)>,
-) -> Result<(), PortError> {
+) -> Result<Vec<(Digest, DatumRecord)>, PortError> {
     while let Ok(first) = records.recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH {
+            if batch.len() >= STREAM {
+                thread::sleep(NAP);
+                batch.extend(records.try_iter().take(BATCH - batch.len()));
+            }
             match records.recv_timeout(PAUSE) {
                 Ok(record) => batch.push(record),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => return Ok(batch),
             }
         }
         blobs.sync()?;
         port::write(meta, |w| put_all(w, job, &batch))?;
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
-fn put_all(w: &mut dyn MetaWrite, job: Id, batch: &[(Digest, DatumRecord)]) -> Result<(), PortError> {
-    for (datum, record) in batch {
+/// Stores records of a job, whose blobs must be durable.
+///
+/// # Errors
+/// Those of the port.
+pub fn put_all(w: &mut dyn MetaWrite, job: Id, records: &[(Digest, DatumRecord)]) -> Result<(), PortError> {
+    for (datum, record) in records {
         let text = serde_json::to_string(record).expect("a datum's record holds only text and numbers");
         w.put(DATUMS, &key(job, datum), &text)?;
     }

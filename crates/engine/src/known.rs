@@ -12,19 +12,32 @@ const KNOWN: Table = Table("known");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Format of this record.
-    pub format: Version<1>,
+    pub format: Version<2>,
     /// What was done with each datum; results are only good for the same.
     pub logic: Digest,
     /// The same in words, for explanations.
     pub lines: Vec<(String, String)>,
-    /// Datums of the last successful job with their outputs: a [`DatumSet`].
-    pub current: Digest,
+    /// Datums of the last successful job with their outputs: a [`DatumSet`], digest and size of its directory.
+    pub current: (Digest, u64),
     /// Datums known besides: a [`DatumSet`].
-    pub older: Digest,
+    pub older: (Digest, u64),
+    /// The tree in which all of `current` and nothing else was found, if there is one.
+    pub found_in: Option<FoundIn>,
     /// Merged tree of the last successful job: digest and size.
     pub tree: Option<(Digest, u64)>,
     /// Paths of that tree to which several datums contribute.
     pub shared: Option<Digest>,
+}
+
+/// An input that has datums of one tree only: they are the same wherever this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundIn {
+    /// Name of the input.
+    pub input: String,
+    /// Its pattern.
+    pub glob: String,
+    /// Its tree: digest and size.
+    pub tree: (Digest, u64),
 }
 
 /// A [`Known`] with its blobs.
@@ -34,6 +47,8 @@ pub struct Base {
     pub current: DatumSet,
     /// Datums known besides.
     pub older: DatumSet,
+    /// The tree in which all of `current` and nothing else was found, if there is one.
+    pub found_in: Option<FoundIn>,
     /// The last merged tree.
     pub merged: Option<Merged>,
     /// What was done with each datum, in words; none if nothing is known at all.
@@ -45,8 +60,19 @@ pub struct Base {
 /// # Errors
 /// Those of the port.
 pub fn get(r: &dyn MetaRead, pipeline: &str) -> Result<Option<Known>, PortError> {
-    let text = r.get(KNOWN, pipeline)?;
-    text.map(|text| serde_json::from_str(&text).map_err(|e| unreadable(pipeline, &e))).transpose()
+    r.get(KNOWN, pipeline)?.map_or(Ok(None), |text| parse(pipeline, &text))
+}
+
+/// Reads a record. One of an older format is as good as none: its datums run again, or are found in the cache.
+fn parse(pipeline: &str, text: &str) -> Result<Option<Known>, PortError> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let unreadable =
+        |e| PortError::Other(format!("what is known of pipeline `{pipeline}` is not readable: {e}"));
+    let Format { format } = serde_json::from_str(text).map_err(unreadable)?;
+    if format < 2 { Ok(None) } else { serde_json::from_str(text).map(Some).map_err(unreadable) }
 }
 
 /// Forgets what is known of a pipeline.
@@ -72,11 +98,7 @@ pub fn put(w: &mut dyn MetaWrite, pipeline: &str, known: &Known) -> Result<(), P
 /// Those of the port.
 pub fn all(r: &dyn MetaRead) -> Result<Vec<Known>, PortError> {
     let rows = r.scan(KNOWN, &quern_core::port::Scan::default())?;
-    rows.iter().map(|(name, text)| serde_json::from_str(text).map_err(|e| unreadable(name, &e))).collect()
-}
-
-fn unreadable(pipeline: &str, error: &serde_json::Error) -> PortError {
-    PortError::Other(format!("what is known of pipeline `{pipeline}` is not readable: {error}"))
+    rows.iter().filter_map(|(name, text)| parse(name, text).transpose()).collect()
 }
 
 impl Base {
@@ -90,8 +112,9 @@ impl Base {
         if known.logic != *logic {
             return Ok(Self { lines, ..Self::default() });
         }
-        let set = |digest: &Digest| {
-            DatumSet::decode(blobs.get(digest)?).map_err(|error| PortError::Other(error.to_string()))
+        let set = |(digest, size): (Digest, u64)| {
+            let parts = ContentRef { digest, size };
+            DatumSet::load(blobs, &parts).map_err(|error| PortError::Other(error.to_string()))
         };
         let merged = match (known.tree, &known.shared) {
             (Some((digest, size)), Some(shared)) => {
@@ -101,7 +124,8 @@ impl Base {
             }
             _ => None,
         };
-        Ok(Self { current: set(&known.current)?, older: set(&known.older)?, merged, lines })
+        let (current, older) = (set(known.current)?, set(known.older)?);
+        Ok(Self { current, older, found_in: known.found_in.clone(), merged, lines })
     }
 
     /// Stores this as blobs and gives the record.
@@ -112,12 +136,17 @@ impl Base {
         let encoded = self.merged.as_ref().map(|merged| merged.shared.encode()).transpose();
         let encoded = encoded.map_err(|e| PortError::Other(e.to_string()))?;
         let shared = encoded.map(|bytes| blobs.put(&bytes)).transpose()?;
+        let set = |set: &DatumSet| {
+            let parts = set.save(blobs).map_err(|error| PortError::Other(error.to_string()))?;
+            Ok::<_, PortError>((parts.digest, parts.size))
+        };
         Ok(Known {
             format: Version,
             logic,
             lines: self.lines.clone().unwrap_or_default(),
-            current: blobs.put(self.current.encoded())?.digest,
-            older: blobs.put(self.older.encoded())?.digest,
+            current: set(&self.current)?,
+            older: set(&self.older)?,
+            found_in: self.found_in.clone(),
             tree: self.merged.as_ref().map(|merged| (merged.tree.digest, merged.tree.size)),
             shared: shared.map(|shared| shared.digest),
         })

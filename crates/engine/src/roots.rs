@@ -1,6 +1,7 @@
 //! What must stay: everything that records lead to.
 
 use quern_catalog::{CommitQuery, DatumSet, View};
+use quern_core::ContentRef;
 use quern_core::port::{self, PortError};
 use quern_store::Root;
 
@@ -24,7 +25,7 @@ pub fn visit(records: &Records, visit: &mut dyn FnMut(Root)) -> Result<(), PortE
             roots.extend(pipeline.run.app.map(Root::Tree));
         }
         for known in known::all(r)? {
-            roots.extend([known.current, known.older].map(Root::Blob));
+            roots.extend([known.current, known.older].map(|(parts, _)| Root::Tree(parts)));
             roots.extend(known.shared.map(Root::Blob));
             roots.extend(known.tree.map(|(digest, _)| Root::Tree(digest)));
         }
@@ -41,9 +42,9 @@ pub fn visit(records: &Records, visit: &mut dyn FnMut(Root)) -> Result<(), PortE
         Ok::<_, PortError>(())
     })?;
     for known in port::read(&*records.meta, known::all)? {
-        for set in [known.current, known.older] {
-            let set =
-                DatumSet::decode(records.blobs.get(&set)?).map_err(|e| PortError::Other(e.to_string()))?;
+        for (digest, size) in [known.current, known.older] {
+            let parts = ContentRef { digest, size };
+            let set = DatumSet::load(&*records.blobs, &parts).map_err(|e| PortError::Other(e.to_string()))?;
             set.iter().for_each(|(_, output)| visit(Root::Tree(output.digest)));
         }
     }

@@ -4,34 +4,30 @@
 //! graph, keeping each result as it comes; merge; close the commit together with everything that follows from it, in one
 //! transaction. A job that is interrupted anywhere begins again and finds what it had done.
 
+mod process;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quern_builds::{AbortCause, Event, Head, JobFailure, JobIndex, JobState};
-use quern_catalog::datum::PlannedDatum;
 use quern_catalog::merge::{Merged, OutputChange, merge, remerge};
-use quern_catalog::{Change, Content, DatumDifference, Datums, MergePolicy, difference};
-use quern_core::event::{Counts, Event as Shown, StepStatus, Stream};
+use quern_catalog::{Change, Content, DatumDifference, MergePolicy};
+use quern_core::event::{Counts, Event as Shown};
 use quern_core::port::{self, PortError};
 use quern_core::step::Platform;
 use quern_core::{ContentRef, Digest, Id, Tree, canon};
-use quern_solver::{CancelToken, Graph, GraphBuilder, Input, SolveError, Vertex, VertexError};
+use quern_solver::CancelToken;
 
-use crate::datums::{self, Common};
+use crate::datums::{self, Common, Plan};
 use crate::job::{self, Job, State};
-use crate::journal::{self, DatumRecord, DatumState};
-use crate::known::{self, Base, Known};
+use crate::journal::{self, DatumRecord};
+use crate::known::{self, Base, FoundIn, Known};
 use crate::pipeline::{self, Merge, Pipeline};
 use crate::schedule::{self, Scheduler};
-use crate::step_op::{StepFailure, StepOp, StepResult, Watcher, vertex_digest};
 use crate::{Runner, commits, lease};
-
-/// Most steps handed to the graph at once; bounds memory, not parallelism.
-const CHUNK: usize = 2048;
 
 /// How a job ended, before it is recorded.
 enum End {
@@ -45,6 +41,14 @@ enum End {
     Stopped,
 }
 
+/// What a job adds to the last merged tree, and takes from it.
+struct Merging {
+    difference: DatumDifference,
+    added: Vec<(Digest, ContentRef)>,
+    /// What the datums were found in.
+    found_in: Option<FoundIn>,
+}
+
 /// A job with everything it needs.
 struct Work<'a> {
     runner: &'a Runner,
@@ -54,6 +58,8 @@ struct Work<'a> {
     timed_out: AtomicBool,
     /// Why datums run, once that is known.
     because: OnceLock<String>,
+    /// What became of the last datums; stored with how the job ended.
+    unkept: OnceLock<Vec<(Digest, DatumRecord)>>,
 }
 
 impl Runner {
@@ -72,6 +78,7 @@ impl Runner {
                 cancel,
                 timed_out: AtomicBool::new(false),
                 because: OnceLock::new(),
+                unkept: OnceLock::new(),
             };
             let end = work.run().unwrap_or_else(|error| End::Failed {
                 reason: error.to_string(),
@@ -146,7 +153,7 @@ impl Runner {
         end: &End,
     ) -> Result<Option<Job>, schedule::ScheduleError> {
         self.records.blobs.sync()?;
-        let Work { pipeline, job: Job { id, .. }, because, .. } = work;
+        let Work { pipeline, job: Job { id, .. }, because, unkept, .. } = work;
         let (now, me, ids) = (self.records.clock.now(), &self.records.owner, &*self.records.ids);
         port::write(&*self.records.meta, |w| {
             let holder = lease::holder(w.as_read(), &build.to_string(), me, now)?;
@@ -155,6 +162,7 @@ impl Runner {
             let stopping = matches!(state, Some(JobState::AbortPending { .. }));
             let stored = job::get(w.as_read(), id)?;
             let Some(mut job) = stored.filter(|_| holder.as_ref() == Some(me)) else { return Ok(None) };
+            journal::put_all(w, id, unkept.get().map_or(&[], Vec::as_slice))?;
             job.datums_because = because.get().cloned().unwrap_or_default();
             let event = match end {
                 _ if stopping => Event::Stopped { job: index },
@@ -231,26 +239,25 @@ impl Work<'_> {
         let image = self.runner.images.resolve(&self.pipeline.run.image, &Platform::current())?;
         let trees = port::read(&*records.meta, |r| datums::trees(r, &self.job.inputs))?;
         let common = Common::new(blobs, &self.pipeline, &image, &trees, self.job.id)?;
-        let datums = datums::find(blobs, &self.pipeline, &trees)?;
         let known = port::read(&*records.meta, |r| known::get(r, &self.pipeline.name))?;
         let mut base = Base::load(blobs, known.as_ref(), &common.logic)?;
         if self.pipeline.run.every_job {
             base = Base { lines: base.lines, ..Base::default() };
         }
         base.older = base.older.updated(&[], self.done_before()?);
-        let planned = datums.planned();
-        let difference = difference(&planned, &base.current, &base.older);
+        let Plan { datums, total, difference, found_in } =
+            datums::plan(blobs, &self.pipeline, &trees, &base)?;
         let because = self.because(&base, &common);
         self.runner.sink.emit(Shown::JobPlanned {
             job: self.job.id,
-            total: datums.len(),
+            total,
             skipped: difference.skipped(),
             because: because.clone(),
         });
         if !difference.missing.is_empty() {
             self.because.get_or_init(|| because);
         }
-        let mut counts = Counts { total: datums.len(), skipped: difference.skipped(), ..Counts::default() };
+        let mut counts = Counts { total, skipped: difference.skipped(), ..Counts::default() };
         let (added, failed) = self.process(&common, &datums, &difference.missing, &mut counts)?;
         match self.interrupted() {
             Some(end) => Ok(end),
@@ -260,7 +267,10 @@ impl Work<'_> {
                 let known = base.save(blobs, common.logic)?;
                 Ok(End::Failed { reason: failed, counts, known: Some(known) })
             }
-            None => self.merge(base, &common, &difference, added, counts),
+            None => {
+                let merging = Merging { difference, added, found_in };
+                self.merge(base, &common, merging, counts)
+            }
         }
     }
 
@@ -314,165 +324,19 @@ impl Work<'_> {
         changed.map(|(name, _)| format!("/pfs/{name}")).collect()
     }
 
-    /// Runs datums and keeps what they give. Gives back the outputs and, if datums failed, a reason.
-    fn process(
-        &self,
-        common: &Common,
-        datums: &Datums,
-        missing: &[PlannedDatum],
-        counts: &mut Counts,
-    ) -> Result<(Vec<(Digest, ContentRef)>, String), datums::PlanError> {
-        let records = &self.runner.records;
-        let (sender, receiver) = channel();
-        let over = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let keeper =
-                scope.spawn(move || journal::keep(&*records.meta, &*records.blobs, self.job.id, &receiver));
-            if let Some(limit) = self.pipeline.run.job_timeout {
-                let over = &over;
-                scope.spawn(move || self.watch_time(Duration::from_millis(limit), over));
-            }
-            let done = self.process_chunks(common, datums, missing, (counts, &sender));
-            over.store(true, Ordering::Relaxed);
-            drop(sender);
-            keeper.join().expect("the keeper of records does not panic")?;
-            done
-        })
-    }
-
-    /// Cancels the job when its time is over; looks now and then whether it has ended.
-    fn watch_time(&self, limit: Duration, over: &AtomicBool) {
-        let end = Instant::now() + limit;
-        while !over.load(Ordering::Relaxed) {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                self.timed_out.store(true, Ordering::Relaxed);
-                return self.cancel.cancel();
-            }
-            thread::sleep(left.min(Duration::from_millis(20)));
-        }
-    }
-
-    fn process_chunks(
-        &self,
-        common: &Common,
-        datums: &Datums,
-        missing: &[PlannedDatum],
-        (counts, journal): (&mut Counts, &Sender<(Digest, DatumRecord)>),
-    ) -> Result<(Vec<(Digest, ContentRef)>, String), datums::PlanError> {
-        let chunk = self.pipeline.run.parallelism.map_or(CHUNK, |n| (n as usize).clamp(1, CHUNK));
-        let (mut outputs, mut reason) = (Vec::with_capacity(missing.len()), String::new());
-        for (number, chunk) in missing.chunks(chunk).enumerate() {
-            // A job of its own for each chunk: what is done is let go.
-            let name = format!("job {} attempt {} chunk {number}", self.job.id, self.job.restarts);
-            let solver_job = self.runner.solver.job(name).map_err(|e| PortError::Other(e.to_string()))?;
-            let (graph, edges, labels) = self.graph(common, datums, chunk)?;
-            solver_job.build_all(&graph, &edges, self.cancel, |i, result| {
-                let datum = &chunk[i];
-                let Some(record) = self.settle(&labels[i], result) else { return };
-                match record.state {
-                    DatumState::Success => counts.processed += u64::from(datum.copies),
-                    DatumState::Recovered => counts.recovered += u64::from(datum.copies),
-                    _ => counts.failed += u64::from(datum.copies),
-                }
-                if record.state == DatumState::Failed && reason.is_empty() {
-                    reason = format!("datum {} failed: {}", labels[i], record.reason);
-                }
-                outputs.extend(record.output().map(|output| (datum.key, output)));
-                // The keeper ends early only with an error, which is reported when it is joined.
-                let _ = journal.send((datum.key, record));
-            });
-            if self.cancel.is_cancelled() {
-                break;
-            }
-        }
-        Ok((outputs, reason))
-    }
-
-    /// One vertex for each datum.
-    fn graph(
-        &self,
-        common: &Common,
-        datums: &Datums,
-        chunk: &[PlannedDatum],
-    ) -> Result<(Graph, Vec<Input>, Vec<String>), datums::PlanError> {
-        let blobs = &self.runner.records.blobs;
-        let mut builder = GraphBuilder::new();
-        let (mut edges, mut labels) = (Vec::new(), Vec::new());
-        let salt = if self.pipeline.run.every_job { Some(self.job.id) } else { self.pipeline.salt };
-        for planned in chunk {
-            let datum = datums.get(planned.index).expect("planned datums come from these");
-            let label = label(&datum);
-            let (attempt, on_error) = common.attempts(&**blobs, &datum)?;
-            let digest = vertex_digest(&attempt.step, salt);
-            let op = StepOp {
-                attempt,
-                on_error,
-                tries: self.pipeline.run.tries,
-                salt,
-                executor: Arc::clone(&self.runner.executor),
-                blobs: Arc::clone(blobs),
-                watcher: Arc::new(StepWatcher {
-                    sink: Arc::clone(&self.runner.sink),
-                    job: self.job.id,
-                    step: label.clone(),
-                }),
-            };
-            let vertex = builder.add(Vertex::new(digest, Arc::new(op)).name(label.as_str()));
-            edges.push(Input::from(vertex));
-            labels.push(label);
-        }
-        let graph = builder.finish().map_err(|e| PortError::Other(e.to_string()))?;
-        Ok((graph, edges, labels))
-    }
-
-    /// What became of one datum; none if it was given up because the job was.
-    fn settle(
-        &self,
-        label: &str,
-        result: Result<quern_solver::CachedResult, SolveError>,
-    ) -> Option<DatumRecord> {
-        let (record, status) = match result {
-            Ok(result) => {
-                let StepResult { output, log, millis, tries, ran } = result.get::<StepResult>()?.clone();
-                let cached = !ran;
-                let record = DatumRecord {
-                    state: DatumState::Success,
-                    output: Some((output.digest, output.size)),
-                    cached,
-                    millis,
-                    tries,
-                    log,
-                    reason: String::new(),
-                };
-                (record, if cached { StepStatus::Cached } else { StepStatus::Ran })
-            }
-            Err(error) if error.is_cancelled() => return None,
-            Err(error) => failed_record(&error),
-        };
-        self.runner.sink.emit(Shown::StepFinished {
-            job: self.job.id,
-            step: label.to_owned(),
-            status,
-            millis: if record.cached { 0 } else { record.millis },
-        });
-        Some(record)
-    }
-
     /// One tree of all outputs, starting from the last one where there is one.
     fn merge(
         &self,
         mut base: Base,
         common: &Common,
-        difference: &DatumDifference,
-        added: Vec<(Digest, ContentRef)>,
+        Merging { difference, added, found_in }: Merging,
         counts: Counts,
     ) -> Result<End, datums::PlanError> {
         let blobs = &*self.runner.records.blobs;
         let gone_keys: Vec<Digest> = difference.gone.iter().map(|(key, _)| *key).collect();
         let revived_keys: Vec<Digest> = difference.revived.iter().map(|(key, _)| *key).collect();
         let fresh: Vec<(Digest, ContentRef)> = difference.revived.iter().copied().chain(added).collect();
-        let current = base.current.updated(&gone_keys, fresh.clone());
+        let current = base.current.clone().updated(&gone_keys, fresh.clone());
         let policy = match self.pipeline.run.merge {
             Merge::Concat => MergePolicy::Concat,
             Merge::Fail => MergePolicy::Fail,
@@ -499,6 +363,8 @@ impl Work<'_> {
         let size = self.size(&merged.tree)?;
         let content = Content { tree: merged.tree, size };
         base.current = current;
+        // A recovered datum has no output, so it is not among the current ones and is found again next time.
+        base.found_in = found_in.filter(|_| counts.recovered == 0);
         base.merged = Some(merged);
         Ok(End::Done { content, known: base.save(blobs, common.logic)?, counts })
     }
@@ -515,56 +381,5 @@ impl Work<'_> {
         let catalog =
             quern_catalog::Catalog::new(&*records.blobs, &*records.meta, &*records.clock, &*records.ids);
         catalog.size_after(&before, tree).map_err(|e| PortError::Other(e.to_string()))
-    }
-}
-
-/// The record of a datum whose step failed.
-fn failed_record(error: &SolveError) -> (DatumRecord, StepStatus) {
-    let mut record = DatumRecord {
-        state: DatumState::Failed,
-        output: None,
-        cached: false,
-        millis: 0,
-        tries: 1,
-        log: None,
-        reason: error.to_string(),
-    };
-    if let SolveError::Vertex { cause, .. } = error
-        && let VertexError::Op { error: quern_solver::OpError::Failed(cause), .. } = &**cause
-    {
-        record.reason = cause.to_string();
-        if let Some(failure) = cause.downcast_ref::<StepFailure>() {
-            (record.millis, record.tries, record.log) = (failure.millis, failure.tries, failure.log);
-            if failure.recovered {
-                record.state = DatumState::Recovered;
-                return (record, StepStatus::Recovered);
-            }
-        }
-    }
-    (record, StepStatus::Failed)
-}
-
-/// A datum as people read it: the paths that tell it from the others.
-pub fn label(datum: &quern_catalog::Datum<'_>) -> String {
-    let parts = datum.leaves.iter().filter(|leaf| &*leaf.path != "/");
-    let text = parts.map(|leaf| format!("{}:{}", leaf.input, leaf.path)).collect::<Vec<_>>().join(" ");
-    if text.is_empty() { "everything".to_owned() } else { text }
-}
-
-/// Passes a step's progress on to the event stream.
-struct StepWatcher {
-    sink: Arc<dyn quern_core::event::Sink>,
-    job: Id,
-    step: String,
-}
-
-impl Watcher for StepWatcher {
-    fn started(&self) {
-        self.sink.emit(Shown::StepStarted { job: self.job, step: self.step.clone() });
-    }
-
-    fn line(&self, stream: Stream, line: &[u8]) {
-        let line = String::from_utf8_lossy(line).into_owned();
-        self.sink.emit(Shown::Log { job: self.job, step: self.step.clone(), stream, line });
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use quern_catalog::{LinkError, resolve_links, tree};
 use quern_core::canon::{DigestVisitor, Visitor};
 use quern_core::event::Stream;
-use quern_core::port::{Blobs, Cancel, Executor, Exit, Observer, Outcome, PortError};
+use quern_core::port::{Blobs, Cancel, Executor, Exit, Held, Observer, Outcome, PortError};
 use quern_core::{Attempt, ContentRef, Digest, Id, Step};
 use quern_solver::{
     Blocking, CacheError, CacheMap, CacheResult, CacheResultStorage, MapStep, Op, OpContext, OpError, Remote,
@@ -38,6 +38,8 @@ pub struct StepOp {
     pub blobs: Arc<dyn Blobs>,
     /// Who hears of it.
     pub watcher: Arc<dyn Watcher>,
+    /// What keeps its inputs, if they are not in the store.
+    pub held: Vec<Held>,
 }
 
 /// What a step that succeeded left.

@@ -6,6 +6,7 @@
 
 mod check;
 mod compact;
+mod held;
 mod index;
 mod known;
 mod loose;
@@ -20,11 +21,12 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use quern_core::port::{Blobs, PortError};
+use quern_core::port::{Blobs, Held, PortError};
 use quern_core::{ContentRef, Digest};
 
 use crate::layout::Layout;
 use crate::lease::Lease;
+use held::Holdings;
 use index::Index;
 use known::{Known, Place};
 use pack::{PackId, RECORD_HEADER, Slot};
@@ -49,6 +51,7 @@ pub struct DiskBlobs {
     prepared: OnceLock<()>,
     preparing: Mutex<()>,
     incoming: Mutex<Incoming>,
+    held: Arc<Holdings>,
     synced: Mutex<Synced>,
     known: Mutex<Known>,
     files: Mutex<HashMap<PackId, Arc<File>>>,
@@ -72,6 +75,7 @@ impl DiskBlobs {
             prepared: OnceLock::new(),
             preparing: Mutex::default(),
             incoming: Mutex::default(),
+            held: Arc::default(),
             synced: Mutex::default(),
             known: Mutex::default(),
             files: Mutex::default(),
@@ -182,6 +186,9 @@ impl DiskBlobs {
     }
 
     fn locate(&self, digest: &Digest) -> Result<Option<Location>, PortError> {
+        if let Some(bytes) = self.held.get(digest) {
+            return Ok(Some(Location::Memory(bytes.to_vec())));
+        }
         match self.incoming().locate(digest) {
             // A sync that failed later has given the file its name already.
             Some(Location::File(path)) if !path.exists() => {
@@ -328,6 +335,12 @@ impl Blobs for DiskBlobs {
             self.add_loose(&content.digest, temp)?;
         }
         Ok(content)
+    }
+
+    fn hold(&self, bytes: &[u8]) -> Result<(ContentRef, Held), PortError> {
+        let digest = Digest::of(bytes);
+        let held = Held::new(self.held.hold(digest, bytes));
+        Ok((ContentRef { digest, size: bytes.len() as u64 }, held))
     }
 
     fn sync(&self) -> Result<(), PortError> {

@@ -9,7 +9,7 @@
 mod rows;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use quern_core::port::{Meta, MetaRead, MetaWrite, PortError};
 use rusqlite::Connection;
 
 use crate::layout::Layout;
-use crate::sqlite::{Database, Durability};
+use crate::sqlite::Database;
 use rows::Rows;
 
 /// A group is committed after so long even if more writers wait.
@@ -38,6 +38,8 @@ pub struct SqliteMeta {
     waiting: AtomicUsize,
     /// Whose closure is running: a write inside it would wait for itself.
     running: Mutex<Option<ThreadId>>,
+    /// Something was committed since the last sync.
+    unsynced: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -86,11 +88,17 @@ impl SqliteMeta {
     /// Nothing is opened before the first use.
     pub(crate) fn new(layout: &Layout) -> Self {
         Self {
-            database: Database::new(layout.meta_db(), Durability::PowerCut),
+            database: Database::new(layout.meta_db()),
             writer: Mutex::default(),
             waiting: AtomicUsize::new(0),
             running: Mutex::default(),
+            unsynced: AtomicBool::new(false),
         }
+    }
+
+    /// [`Meta::sync`] for what other processes wrote and have not synced yet, too.
+    pub(crate) fn sync_all(&self) -> Result<(), PortError> {
+        self.database.sync()
     }
 
     /// What is wrong with the database, in SQLite's words.
@@ -150,6 +158,7 @@ impl SqliteMeta {
             }
             writer.connection = Some(connection);
         }
+        self.unsynced.store(true, Ordering::SeqCst);
         let outcome =
             outcome.map_err(|error| self.database.failed("cannot be committed", &error).to_string());
         writer.note_commit(group.began);
@@ -223,6 +232,14 @@ impl Meta for SqliteMeta {
             Ok(()) => group.wait(),
             Err(Unfinished::Failed(error)) => Err(error),
             Err(Unfinished::Panicked(panic)) => resume_unwind(panic),
+        }
+    }
+
+    fn sync(&self) -> Result<(), PortError> {
+        if self.unsynced.swap(false, Ordering::SeqCst) {
+            self.database.sync().inspect_err(|_| self.unsynced.store(true, Ordering::SeqCst))
+        } else {
+            Ok(())
         }
     }
 }

@@ -102,6 +102,8 @@ impl Store {
     pub fn prune(&self, options: &PruneOptions, roots: &Roots<'_>) -> Result<Pruned, PruneError> {
         let _alone = self.lock_prune()?;
         self.blobs().sync()?;
+        // What records no longer name must not come back by a power cut after it was removed.
+        self.meta().sync_all()?;
         let mut pruned = Pruned::default();
         self.prune_blobs(options, roots, &mut pruned)?;
         let idle = if options.all {

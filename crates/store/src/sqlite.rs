@@ -9,15 +9,6 @@ use quern_core::port::PortError;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-/// What a commit that returned has promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Durability {
-    /// It survives a power cut.
-    PowerCut,
-    /// It survives the end of the process; the content can be made anew from elsewhere.
-    Process,
-}
-
 /// Pages in the log before it is copied into the database: few large checkpoints cost less than many small ones.
 const CHECKPOINT_PAGES: u32 = 20_000;
 /// Bytes of log that a process may leave to the next, which reads them at about 1 GB/s.
@@ -28,17 +19,16 @@ const BUSY_STEP: Duration = Duration::from_micros(250);
 /// Idle read connections kept.
 const POOL: usize = 8;
 
-/// One database file.
+/// One database file. A commit that returned survives the end of the process; a power cut it survives after [`Database::sync`].
 #[derive(Debug)]
 pub(crate) struct Database {
     path: PathBuf,
-    durability: Durability,
     readers: Mutex<Vec<Connection>>,
 }
 
 impl Database {
-    pub(crate) fn new(path: PathBuf, durability: Durability) -> Self {
-        Self { path, durability, readers: Mutex::new(Vec::new()) }
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, readers: Mutex::new(Vec::new()) }
     }
 
     /// A new connection.
@@ -50,13 +40,10 @@ impl Database {
         let prepare = || {
             let mut connection = Connection::open_with_flags(&self.path, flags)?;
             connection.busy_handler(Some(wait_for_others))?;
-            let synchronous = match self.durability {
-                Durability::PowerCut => "FULL",
-                Durability::Process => "NORMAL",
-            };
             become_wal(&connection)?;
+            // Normal: commits do not wait for the disk, and a power cut takes the latest of them, in order.
             connection.execute_batch(&format!(
-                "PRAGMA synchronous={synchronous}; PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES};"
+                "PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES};"
             ))?;
             connection.set_prepared_statement_cache_capacity(64);
             // The log stays for the next process: making and deleting it costs more syncs than a small command's work.
@@ -92,13 +79,17 @@ impl Database {
         }
     }
 
-    /// Writes back everything committed so far, for a database whose commits do not.
+    /// Writes back everything committed so far, by other processes, too.
     pub(crate) fn sync(&self) -> Result<(), PortError> {
         // Everything committed is in the log or, once that was copied, in the database.
         for path in [self.log(), self.path.clone()] {
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(|error| PortError::io(format!("syncing {}", path.display()), error))?;
+            match File::open(&path).and_then(|file| file.sync_all()) {
+                // Nothing was written yet.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                other => {
+                    other.map_err(|error| PortError::io(format!("syncing {}", path.display()), error))?;
+                }
+            }
         }
         Ok(())
     }

@@ -29,8 +29,12 @@ pub struct TidyBudget {
 }
 
 impl TidyBudget {
-    /// For the end of a command: hardly felt by this one or the next.
-    pub const SMALL: Self = Self { entries: 500, time: Duration::from_millis(20) };
+    /// For the end of a command that took this long: hardly felt by this one or the next.
+    pub fn after(command: Duration) -> Self {
+        let time = (command / 20).clamp(Duration::from_millis(1), Duration::from_millis(20));
+        Self { entries: 500, time }
+    }
+
     /// For a user who asked for room.
     pub const UNLIMITED: Self = Self { entries: u64::MAX, time: Duration::MAX };
 }

@@ -50,6 +50,9 @@ impl Meta for Kept<SqliteMeta> {
     ) -> Result<(), quern_core::port::PortError> {
         self.0.write(f)
     }
+    fn sync(&self) -> Result<(), quern_core::port::PortError> {
+        self.0.sync()
+    }
 }
 
 fn open(space: &TempSpace) -> Store {

@@ -81,6 +81,7 @@ pub fn blobs_suite(fresh: &dyn Fn() -> Box<dyn Blobs>) {
     absent_content_is_missing(&*fresh());
     a_failing_reader_keeps_nothing(&*fresh());
     puts_are_idempotent(&*fresh());
+    held_content_is_found_and_may_be_kept(&*fresh());
     threads_put_and_get_at_once(&*fresh());
 }
 
@@ -123,6 +124,17 @@ fn sizes_round_trip(blobs: &dyn Blobs) {
             assert!(&read_all(blobs, &digest) == bytes, "open of {} bytes", bytes.len());
         }
     }
+}
+
+fn held_content_is_found_and_may_be_kept(blobs: &dyn Blobs) {
+    let (content, held) = blobs.hold(b"for a while").expect("is held");
+    assert_eq!((content.digest, content.size), (Digest::of(b"for a while"), 11));
+    assert_eq!(blobs.get(&content.digest).expect("is found"), b"for a while");
+    assert_eq!(read_all(blobs, &content.digest), b"for a while");
+    assert_eq!(blobs.put(b"for a while").expect("is kept"), content);
+    drop(held);
+    blobs.sync().expect("syncs");
+    assert_eq!(blobs.get(&content.digest).expect("was kept, too"), b"for a while");
 }
 
 fn absent_content_is_missing(blobs: &dyn Blobs) {

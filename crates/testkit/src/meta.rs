@@ -44,6 +44,10 @@ impl Meta for MemMeta {
         *self.0.committed.write().expect("no holder of this lock panics") = instant;
         Ok(())
     }
+
+    fn sync(&self) -> Result<(), PortError> {
+        Ok(())
+    }
 }
 
 /// Says whose closure is running, until it ends, also by a panic.

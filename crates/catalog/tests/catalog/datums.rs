@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::{any, prop_assert_eq, proptest};
 use quern_catalog::{
-    DatumError, DatumInput, DatumSet, DatumSetError, Literal, PathPattern, PfsInput, PlannedDatum,
-    difference, enumerate,
+    ChangedDatums, DatumError, DatumInput, DatumSet, DatumSetError, Literal, PathPattern, PfsInput,
+    PlannedDatum, difference, difference_of, enumerate, enumerate_changed,
 };
-use quern_core::{ContentRef, Digest};
+use quern_core::port::Blobs as _;
+use quern_core::{ContentRef, Digest, Entry, Tree};
 
 use crate::shop::{Depth, Shop, path};
 
@@ -220,7 +221,91 @@ fn damaged_sets_are_refused() {
     assert_eq!(DatumSet::decode(repeated), Err(DatumSetError::Damaged(3)));
 }
 
+#[test]
+fn a_set_is_kept_in_parts_of_which_few_change() {
+    let shop = Shop::new();
+    let entries =
+        |count: u32| (0..count).map(|n| (Digest::of(&n.to_le_bytes()), output(n as u8))).collect::<Vec<_>>();
+    let files = |set: &DatumSet| {
+        let parts = set.save(&shop.blobs).unwrap();
+        assert_eq!(&DatumSet::load(&shop.blobs, &parts).unwrap(), set);
+        Tree::decode(&shop.blobs.get(&parts.digest).unwrap_or_default()).unwrap().into_entries()
+    };
+    let large = DatumSet::new(entries(10_000));
+    let before = files(&large);
+    assert_eq!(before.len(), 16);
+    let after = files(&large.clone().updated(&[], vec![(digest(1), output(9))]));
+    assert_eq!(before.iter().zip(&after).filter(|(before, after)| before != after).count(), 1);
+    assert_eq!(files(&DatumSet::new(entries(3))).len(), 1);
+    assert_eq!(files(&DatumSet::default()).len(), 0);
+}
+
+#[test]
+fn damaged_parts_are_refused() {
+    let shop = Shop::new();
+    let parts = |parts: &[(&str, &[u8])]| {
+        let file = |bytes| Entry::File { content: shop.blobs.put(bytes).unwrap(), executable: false };
+        let entries = parts.iter().map(|(name, bytes)| ((*name).to_owned(), file(bytes))).collect();
+        shop.blobs.put(&Tree::new(entries).unwrap().encode()).unwrap()
+    };
+    let [low, high] = [&[(1, 1)], &[(2, 2)]].map(|entries| set(&entries.iter().copied().collect()));
+    let (low, high) = if digest(1) < digest(2) { (low, high) } else { (high, low) };
+    assert!(DatumSet::load(&shop.blobs, &parts(&[("0", low.encoded()), ("1", high.encoded())])).is_ok());
+    for wrong in [
+        parts(&[("0", high.encoded()), ("1", low.encoded())]),
+        parts(&[("0", &low.encoded()[..20])]),
+        parts(&[("0", b"")]),
+        ContentRef { digest: digest(3), size: 3 },
+    ] {
+        assert!(DatumSet::load(&shop.blobs, &wrong).is_err());
+    }
+}
+
+#[test]
+fn of_what_did_not_change_nothing_is_read() {
+    let shop = Shop::new();
+    let before = shop.tree(&[("/d/x", "1"), ("/e/y", "2")]);
+    let after = shop.tree(&[("/d/x", "1"), ("/e/y", "3"), ("/e/z", "4")]);
+    shop.blobs.remove(&shop.tree(&[("/x", "1")]).digest);
+    let input = PfsInput { name: "in".into(), tree: Some(after), pattern: &Depth(2) };
+    let ChangedDatums { datums, gone } = enumerate_changed(&shop.blobs, &input, &before).unwrap();
+    assert_eq!(datums.iter().map(|d| d.leaves[0].path.to_string()).collect::<Vec<_>>(), ["/e/y", "/e/z"]);
+    assert_eq!(gone.len(), 1);
+    assert_eq!(difference_of(&datums.planned(), &gone, &DatumSet::default(), &DatumSet::default()), None);
+}
+
 proptest! {
+    #[test]
+    fn what_changed_is_the_difference_of_all(before: BTreeMap<[u8; 3], u8>, after: BTreeMap<[u8; 3], u8>) {
+        let shop = Shop::new();
+        // Few names, so that the trees overlap and files take the place of directories.
+        let tree = |files: &BTreeMap<[u8; 3], u8>| {
+            let mut files: Vec<_> = files.iter().map(|([a, b, c], content)| {
+                let path = format!("/{}/{}/{}", a % 3, b % 3, c % 3);
+                (path[..2 + 2 * (*c as usize % 3)].to_owned(), (content % 3).to_string())
+            }).collect();
+            files.sort();
+            files.dedup_by(|later, first| later.0.starts_with(&first.0));
+            shop.tree(&files.iter().map(|(path, content)| (path.as_str(), content.as_str())).collect::<Vec<_>>())
+        };
+        let (before, after) = (tree(&before), tree(&after));
+        let patterns: [&dyn PathPattern; 5] =
+            [&Depth(1), &Depth(2), &Depth(3), &Literal::new(&path("/")), &Literal::new(&path("/1/1"))];
+        for pattern in patterns {
+            let all = |tree| enumerate(&shop.blobs, &pfs("in", tree, pattern)).unwrap().planned();
+            let current = DatumSet::new(all(before).iter().map(|d| (d.key, output(1))).collect());
+            let older = DatumSet::new(all(after).iter().step_by(2).map(|d| (d.key, output(2))).collect());
+            let input = PfsInput { name: "in".into(), tree: Some(after), pattern };
+            let ChangedDatums { datums, gone } = enumerate_changed(&shop.blobs, &input, &before).unwrap();
+            let changes = difference_of(&datums.planned(), &gone, &current, &older).unwrap();
+            let whole = difference(&all(after), &current, &older);
+            let keys = |missing: &[PlannedDatum]| missing.iter().map(|d| d.key).collect::<Vec<_>>();
+            prop_assert_eq!(keys(&changes.missing), keys(&whole.missing));
+            prop_assert_eq!(changes.kept + datums.len(), all(after).len() as u64);
+            prop_assert_eq!((changes.kept, changes.revived, changes.gone), (whole.kept, whole.revived, whole.gone));
+        }
+    }
+
     #[test]
     fn sets_behave_like_maps(
         start: BTreeMap<u16, u8>, gone: Vec<u16>, added: BTreeMap<u16, u8>, probe in any::<u16>(),

@@ -56,6 +56,10 @@ impl Meta for Witness<'_> {
         self.note("record");
         self.shop.meta.write(f)
     }
+    fn sync(&self) -> Result<(), PortError> {
+        self.note("records durable");
+        Ok(())
+    }
 }
 
 #[test]

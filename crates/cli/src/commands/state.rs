@@ -1,5 +1,7 @@
 //! Commands about the state folder and the machine: `du`, `prune`, `doctor`.
 
+use std::time::Duration;
+
 use quern_engine::roots;
 use quern_store::{Amount, PruneOptions, Root, TidyBudget};
 
@@ -97,8 +99,8 @@ pub fn doctor(home: &Home, mend: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Cleans up a little at the end of a command.
-pub fn tidy(home: &Home) {
+/// Cleans up a little at the end of a command that took so long.
+pub fn tidy(home: &Home, command: Duration) {
     // Leftovers that cannot be removed now are found again by the next command.
-    let _ = home.store.tidy(&TidyBudget::SMALL);
+    let _ = home.store.tidy(&TidyBudget::after(command));
 }

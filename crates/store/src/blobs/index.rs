@@ -12,7 +12,7 @@ use quern_core::port::PortError;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::pack::{PackId, Slot};
-use crate::sqlite::{Database, Durability};
+use crate::sqlite::Database;
 
 const SCHEMA: &str = "
     BEGIN IMMEDIATE;
@@ -45,7 +45,7 @@ pub(super) struct Found {
 
 impl Index {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { database: Database::new(path, Durability::Process), writer: Mutex::default() }
+        Self { database: Database::new(path), writer: Mutex::default() }
     }
 
     /// Makes the tables if this is a new file. Has to come before everything else.
