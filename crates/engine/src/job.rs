@@ -8,6 +8,8 @@ use quern_core::port::{MetaRead, MetaWrite, PortError, Scan, Table};
 use quern_core::{Digest, Id, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::lease::{self, Owner};
+
 const JOBS: Table = Table("jobs");
 /// `<number>` -> id, and `<pipeline>/<number>` -> id.
 const ORDER: Table = Table("job_order");
@@ -107,6 +109,14 @@ impl Job {
 /// Those of the port.
 pub fn get(r: &dyn MetaRead, id: Id) -> Result<Option<Job>, PortError> {
     r.get(JOBS, &id.to_string())?.map(|text| parse(&text)).transpose()
+}
+
+/// Whether a job that is recorded as running has lost its process: it waits to be taken over.
+///
+/// # Errors
+/// Those of the port.
+pub fn is_lost(r: &dyn MetaRead, job: &Job, me: &Owner, now: Timestamp) -> Result<bool, PortError> {
+    Ok(job.state == State::Running && lease::holder(r, &job.build.to_string(), me, now)?.is_none())
 }
 
 /// Stores a job. A new one gets its number and place in the lists.

@@ -429,6 +429,9 @@ pub struct Logs {
     /// Only of this datum
     #[arg(long)]
     pub datum: Option<String>,
+    /// Go on as datums end, until the job has ended
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// `quern why`

@@ -1,9 +1,13 @@
 //! `quern ... datum`, `quern logs`, `quern why`
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use quern_core::port;
 use quern_core::{Digest, Id};
 use quern_engine::datums::PlanError;
 use quern_engine::explain::{self, DatumInfo, JobDatums};
-use quern_engine::journal::{DatumRecord, DatumState};
+use quern_engine::journal::{self, DatumRecord, DatumState};
 
 use crate::args::Logs;
 use crate::commands::job::{find, find_or_newest, parse_id};
@@ -13,6 +17,8 @@ use crate::table::{Table, duration, printable};
 use crate::views::{DatumView, WhyView};
 use crate::wiring::Home;
 
+/// How often `logs --follow` looks.
+const FOLLOWED: Duration = Duration::from_millis(200);
 /// Most datums that `why` explains one by one.
 const EXPLAINED: usize = 20;
 
@@ -82,6 +88,9 @@ pub fn logs(home: &Home, args: &Logs) -> Result<(), Failure> {
         (None, Some(pipeline)) => find_or_newest(home, pipeline)?,
         (None, None) => return Err(Failure::input("name a pipeline by -p or a job by -j")),
     };
+    if args.follow {
+        return follow(home, job.id, args.datum.as_deref().unwrap_or_default());
+    }
     let datums = of_job(home, job.id)?;
     let list = datums.list();
     let chosen: Vec<&DatumInfo> = match &args.datum {
@@ -94,6 +103,27 @@ pub fn logs(home: &Home, args: &Logs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Prints what datums printed, each when it has ended, until the job has.
+fn follow(home: &Home, job: Id, datum: &str) -> Result<(), Failure> {
+    let mut shown = BTreeSet::new();
+    loop {
+        // Looked at first: what is recorded after that belongs to a job that goes on.
+        let ended = find(home, job)?.state.has_ended();
+        for (key, record) in port::read(&*home.records.meta, |r| journal::of_job(r, job))? {
+            if key.hex().starts_with(datum)
+                && shown.insert(key)
+                && let Some(log) = record.log
+            {
+                print::raw(&home.records.blobs.get(&log)?)?;
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+        std::thread::sleep(FOLLOWED);
+    }
 }
 
 /// `why`

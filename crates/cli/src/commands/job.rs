@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use quern_catalog::Ref;
 use quern_core::Id;
-use quern_core::port;
+use quern_core::port::{self, MetaRead, PortError};
 use quern_engine::downstream::jobs_of;
-use quern_engine::job::{self, Job};
+use quern_engine::job::{self, Job, State};
 use quern_engine::{journal, schedule};
 
 use crate::args::JobFilter;
@@ -29,6 +29,7 @@ pub fn list(home: &Home, filter: &JobFilter) -> Result<(), Failure> {
     let limit = filter.number.filter(|_| filter.status.is_empty() && inputs.is_empty());
     let mut jobs = port::read(&*home.records.meta, |r| {
         let mut jobs = job::list(r, filter.pipeline.as_deref(), limit)?;
+        jobs.iter_mut().try_for_each(|job| show_lost(home, r, job))?;
         for input in &inputs {
             let readers: BTreeSet<Id> =
                 jobs_of(r, &BTreeSet::from([*input]))?.iter().map(|job| job.id).collect();
@@ -41,6 +42,14 @@ pub fn list(home: &Home, filter: &JobFilter) -> Result<(), Failure> {
     });
     jobs.truncate(filter.number.unwrap_or(usize::MAX));
     print_list(home, &jobs)
+}
+
+/// Shows a job that runs nowhere any more as one that is about to begin.
+fn show_lost(home: &Home, r: &dyn MetaRead, job: &mut Job) -> Result<(), PortError> {
+    if job::is_lost(r, job, &home.records.owner, home.records.clock.now())? {
+        job.state = State::Starting;
+    }
+    Ok(())
 }
 
 /// Prints jobs as `list job` does.
@@ -140,7 +149,11 @@ pub fn parse_id(text: &str) -> Result<Id, Failure> {
 
 /// The job of this id.
 pub fn find(home: &Home, id: Id) -> Result<Job, Failure> {
-    let job = port::read(&*home.records.meta, |r| Ok::<_, Failure>(job::get(r, id)?))?;
+    let job = port::read(&*home.records.meta, |r| {
+        let mut job = job::get(r, id)?;
+        job.iter_mut().try_for_each(|job| show_lost(home, r, job))?;
+        Ok::<_, Failure>(job)
+    })?;
     job.ok_or_else(|| {
         Failure::named(format!("job {id} does not exist; `quern list job` shows those that do"))
     })

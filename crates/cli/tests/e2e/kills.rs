@@ -78,6 +78,8 @@ fn flush_with_kills(space: &Space, delays: &[u64]) -> usize {
             return kills;
         }
         done.extend(acknowledged(space));
+        let states = space.names("list job", "state");
+        assert!(!states.contains(&"running".to_owned()), "nobody is at it: {states:?}");
     }
     unreachable!("the last run is not killed")
 }

@@ -207,7 +207,7 @@ fn steps_die_with_the_process_that_runs_them() {
     flush.kill().expect("it runs");
     flush.wait().expect("it is a child");
     wait_until("the step ends", || !sleeps("987.1"));
-    assert_eq!(space.newest_job("slow")["state"], "running", "nobody said otherwise yet");
+    assert_eq!(space.newest_job("slow")["state"], "starting", "its process is gone, so it waits for another");
     space.update(&copier("slow", "texts"));
     assert_eq!(space.flush("texts@master").ran(), ["slow texts:/a"], "the next one takes over at once");
 }

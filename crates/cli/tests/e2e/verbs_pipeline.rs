@@ -73,6 +73,21 @@ fn jobs_have_the_documented_fields_newest_first() {
 }
 
 #[test]
+fn logs_follow_a_job_that_another_process_runs() {
+    let space = Space::with_repos(&["texts"]);
+    for name in ["a", "b", "c"] {
+        space.put(&format!("texts@master:/{name}"), &format!("{name}\n"));
+    }
+    space.create(&shell("talk", pfs("texts", "/*"), &["sleep 0.3; cat /pfs/texts/*"]));
+    let mut flush = space.command(&["flush", "commit", "texts@master", "--progress", "quiet"]);
+    let mut flush = flush.stdout(std::process::Stdio::null()).spawn().expect("quern starts");
+    let said = space.quern("logs --follow -p talk").ok();
+    assert_eq!(said.lines().collect::<std::collections::BTreeSet<_>>(), ["a", "b", "c"].into());
+    assert_eq!(space.newest_job("talk")["state"], "success", "it waited for the end");
+    assert!(flush.wait().expect("it is a child").success());
+}
+
+#[test]
 fn datums_logs_and_reasons_are_shown() {
     let space = copied(&["a", "b"]);
     space.put("texts@master:/b", "other");
