@@ -48,6 +48,7 @@ pub(crate) use edge::{Failure, Level};
 use crate::cache::{CacheManager, CacheRecord, CombinedCache};
 use crate::digest_map::DigestMap;
 use crate::error::{CacheError, SolveError, VertexError};
+use crate::few::Few;
 use crate::graph::Vertex;
 use crate::key::CacheKey;
 use crate::op::{ContentFn, MapStep, PreprocessFn};
@@ -58,7 +59,7 @@ use crate::sweep::Swept;
 use call::Slots;
 use edge::{Dep, EdgeState, Subscriber};
 use index::EdgeIndex;
-use live::Live;
+use live::{Live, VertexNames};
 use look::Facts;
 
 pub(crate) type VertexId = Id<Live>;
@@ -94,7 +95,7 @@ pub(crate) enum Event {
     },
     SaveDone {
         edge: EdgeId,
-        result: Result<Vec<CacheRecord>, CacheError>,
+        result: Result<Few<CacheRecord>, CacheError>,
     },
     /// The exec of this vertex waits for a sub-build and takes up no room until it ends.
     Waits {
@@ -129,7 +130,7 @@ pub(crate) enum Effect {
     Save {
         edge: EdgeId,
         cache: Arc<CombinedCache>,
-        keys: Vec<CacheKey>,
+        keys: Few<CacheKey>,
         result: SharedResult,
     },
     /// Tells a running call that nobody wants it any more; it must end all the same.
@@ -186,7 +187,7 @@ pub(crate) struct JobState {
 pub(crate) struct Core {
     cache: Arc<CombinedCache>,
     vertices: Arena<Live>,
-    by_digest: DigestMap<Digest, VertexId>,
+    names: VertexNames,
     /// Caches combined for vertices with sources, by id.
     combined: HashMap<String, Arc<CombinedCache>>,
     edges: Arena<EdgeState>,
@@ -223,7 +224,7 @@ impl Core {
         Self {
             cache: Arc::new(CombinedCache::new(cache, &[])),
             vertices: Arena::default(),
-            by_digest: DigestMap::default(),
+            names: VertexNames::default(),
             combined: HashMap::new(),
             edges: Arena::default(),
             builds: DigestMap::default(),

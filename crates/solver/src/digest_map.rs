@@ -4,8 +4,16 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use quern_core::Digest;
+
 /// A map whose keys are digests, or small values made of digests and numbers.
 pub(crate) type DigestMap<K, V> = HashMap<K, V, BuildHasherDefault<DigestHasher>>;
+
+/// A hash of a digest: its last bytes, because ids of local scope begin with zeros.
+pub(crate) fn spread(digest: &Digest) -> u64 {
+    let [.., a, b, c, d, e, f, g, h] = *digest.as_bytes();
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
 
 /// Mixes the last eight bytes of every slice and every number.
 ///

@@ -17,6 +17,7 @@ use crate::cancel::{CancelToken, HookGuard};
 use crate::decide::{BuildId, Call, ContentCall, Core, Effect, Event, JobId, Owner, VertexId};
 use crate::digest_map::DigestMap;
 use crate::error::{CacheError, OpError, Phase, SolveError, VertexError};
+use crate::few::Few;
 use crate::graph::{Edge, Graph, Input, Vertex};
 use crate::key::CacheKey;
 use crate::op::{Blocking, MapStep, OpContext, Seat};
@@ -110,6 +111,7 @@ impl Driver {
             }
         }
         let edges = state.core.load(owner, graph, &inputs, swept.as_ref())?;
+        drop(swept);
         loop {
             let mut some = state.core.survey(BATCH);
             if some.is_empty() {
@@ -363,7 +365,7 @@ impl Driver {
         cache: &dyn CacheManager,
         keys: &[CacheKey],
         result: &SharedResult,
-    ) -> Result<Vec<CacheRecord>, CacheError> {
+    ) -> Result<Few<CacheRecord>, CacheError> {
         let now = self.now();
         keys.iter().map(|key| cache.save(key, result, now)).collect()
     }
@@ -448,7 +450,9 @@ impl State {
             Event::Waits { .. } | Event::SourceReady | Event::Cancel { .. } => return,
         };
         self.running -= 1;
-        self.tokens.remove(&call);
+        if !self.tokens.is_empty() {
+            self.tokens.remove(&call);
+        }
     }
 
     fn send(&self, jobs: &[JobId], def: &Vertex, change: &Change) {

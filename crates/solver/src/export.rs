@@ -14,6 +14,7 @@ use quern_core::Digest;
 
 use crate::cache::{CacheRecord, Timestamp};
 use crate::error::CacheError;
+use crate::few::Few;
 use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey};
 use crate::result::SharedResult;
 
@@ -162,17 +163,17 @@ impl KeyExporter {
 
 /// The keys of one result; exporting any of them exports all.
 pub(crate) fn keys_of_result(
-    records: Vec<CacheRecord>,
+    records: Few<CacheRecord>,
     sub_builds: &[ExportableCacheKey],
-) -> Vec<ExportableCacheKey> {
+) -> Few<ExportableCacheKey> {
     let single = |record: CacheRecord| ExportableCacheKey {
         key: record.key.clone(),
         exporter: Some(Arc::new(KeyExporter::One(record))),
     };
-    let mut keys: Vec<ExportableCacheKey> = records.into_iter().map(single).collect();
+    let mut keys: Few<ExportableCacheKey> = records.into_iter().map(single).collect();
     if keys.len() + sub_builds.len() > 1 {
         let all = Arc::new(KeyExporter::All(keys.iter().chain(sub_builds).cloned().collect()));
-        for key in &mut keys {
+        for key in keys.iter_mut() {
             key.exporter = Some(Arc::clone(&all));
         }
     }

@@ -12,6 +12,11 @@ pub(crate) enum Few<T> {
 }
 
 impl<T> Few<T> {
+    /// Nothing yet, with room for what will come.
+    pub(crate) fn with_capacity(count: usize) -> Self {
+        if count > 1 { Self::Many(Vec::with_capacity(count)) } else { Self::None }
+    }
+
     pub(crate) fn push(&mut self, value: T) {
         *self = match std::mem::take(self) {
             Self::None => Self::One(value),
@@ -36,7 +41,7 @@ impl<T> Few<T> {
     /// Takes out the value at a place and puts the last one there.
     pub(crate) fn swap_remove(&mut self, place: usize) {
         match self {
-            Self::Many(values) => drop(values.swap_remove(place)),
+            Self::Many(values) if values.len() > 1 => drop(values.swap_remove(place)),
             _ => *self = Self::None,
         }
     }
@@ -61,6 +66,21 @@ impl<T> DerefMut for Few<T> {
             Self::One(value) => std::slice::from_mut(value),
             Self::Many(values) => values,
         }
+    }
+}
+
+impl<T> From<Vec<T>> for Few<T> {
+    fn from(mut values: Vec<T>) -> Self {
+        if values.len() > 1 { Self::Many(values) } else { values.pop().map_or(Self::None, Self::One) }
+    }
+}
+
+impl<T> FromIterator<T> for Few<T> {
+    fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
+        let mut values = values.into_iter();
+        let Some(first) = values.next() else { return Self::None };
+        let Some(second) = values.next() else { return Self::One(first) };
+        Self::Many([first, second].into_iter().chain(values).collect())
     }
 }
 
@@ -96,5 +116,10 @@ mod tests {
             assert_eq!(*few, *vec);
         }
         assert_eq!(few.into_iter().count(), 0);
+        for count in 0..4 {
+            let values: Vec<i32> = (0..count).collect();
+            assert_eq!(*values.iter().copied().collect::<Few<_>>(), *values);
+            assert_eq!(*Few::from(values.clone()), *values);
+        }
     }
 }

@@ -127,33 +127,30 @@ struct KeyData {
     digest: Digest,
     output: i64,
     inputs: u32,
-    names: Names,
-    /// More names, learned when two live edges turned out to be one: exported, not saved.
-    learned: Option<Box<[(u32, CacheKeyWithSelector)]>>,
+    names: Box<[Name]>,
+    /// What most keys do without.
+    rare: Option<Box<Rare>>,
     origin: Option<Origin>,
     /// The era of a storage that has this key, and every link that leads here from further up.
     era: AtomicU64,
 }
 
-/// By which names each input is known, sorted by input.
-#[derive(Clone)]
-enum Names {
-    Known(Box<[(u32, CacheKeyWithSelector)]>),
-    /// Those a sweep has found; made when somebody asks.
-    Swept {
-        sweep: Arc<Sweep>,
-        vertex: u32,
-        names: OnceLock<Box<[(u32, CacheKeyWithSelector)]>>,
-    },
+/// A name of an input, with the number of the input. Names are sorted by it.
+type Name = (u32, CacheKeyWithSelector);
+
+#[derive(Clone, Default)]
+struct Rare {
+    swept: Option<Swept>,
+    /// More names, learned when two live edges turned out to be one: exported, not saved.
+    learned: Vec<Name>,
 }
 
-impl Names {
-    fn all(&self) -> &[(u32, CacheKeyWithSelector)] {
-        match self {
-            Self::Known(names) => names,
-            Self::Swept { sweep, vertex, names } => names.get_or_init(|| sweep.names(*vertex).into()),
-        }
-    }
+/// Names that a sweep has found; made when somebody asks.
+#[derive(Clone)]
+struct Swept {
+    sweep: Arc<Sweep>,
+    vertex: u32,
+    names: OnceLock<Box<[Name]>>,
 }
 
 /// A chain of keys may be as long as a graph is deep, so it is not dropped by recursion.
@@ -172,12 +169,10 @@ impl Drop for KeyData {
 impl KeyData {
     /// Moves out the keys this one refers to.
     fn give_up(&mut self, open: &mut Vec<CacheKey>) {
-        let names = match std::mem::replace(&mut self.names, Names::Known(Box::default())) {
-            Names::Known(names) => names,
-            Names::Swept { names, .. } => names.into_inner().unwrap_or_default(),
-        };
-        let learned = self.learned.take().unwrap_or_default();
-        for (_, name) in names.into_iter().chain(learned) {
+        let Rare { swept, learned } = self.rare.take().map(|rare| *rare).unwrap_or_default();
+        let swept = swept.and_then(|swept| swept.names.into_inner()).unwrap_or_default();
+        let names = std::mem::take(&mut self.names);
+        for (_, name) in names.into_iter().chain(swept).chain(learned) {
             open.push(name.key.key);
             if let Some(exporter) = name.key.exporter.and_then(Arc::into_inner) {
                 exporter.give_up(open);
@@ -253,25 +248,25 @@ impl CacheKey {
         origin: Option<Origin>,
     ) -> Self {
         let id = KeyId::merkle(&digest, output, inputs, &names);
-        let inputs = u32::try_from(inputs).expect("few inputs");
-        Self::build(id, (digest, output), inputs, Names::Known(names), origin)
+        Self::build(id, (digest, output), inputs, names, None, origin)
     }
 
     fn build(
         id: KeyId,
         (digest, output): (Digest, i64),
-        inputs: u32,
-        names: Names,
+        inputs: usize,
+        names: Box<[Name]>,
+        rare: Option<Box<Rare>>,
         origin: Option<Origin>,
     ) -> Self {
-        let (learned, era) = (None, AtomicU64::new(0));
-        Self(Arc::new(KeyData { id, digest, output, inputs, names, learned, origin, era }))
+        let inputs = u32::try_from(inputs).expect("few inputs");
+        let era = AtomicU64::new(0);
+        Self(Arc::new(KeyData { id, digest, output, inputs, names, rare, origin, era }))
     }
 
     /// A key whose id is known from a storage, and nothing of its inputs.
     pub fn with(id: KeyId, digest: Digest, output: i64) -> Self {
-        let names = Names::Known(Box::default());
-        Self::build(id, (digest, output), 0, names, None)
+        Self::build(id, (digest, output), 0, Box::default(), None, None)
     }
 
     /// A key that was found in a cache.
@@ -283,9 +278,7 @@ impl CacheKey {
         names: Box<[(u32, CacheKeyWithSelector)]>,
         origin: Origin,
     ) -> Self {
-        let inputs = u32::try_from(inputs).expect("few inputs");
-        let (digest, names, origin) = (map.digest, Names::Known(names), Some(origin));
-        Self::build(id, (digest, output), inputs, names, origin)
+        Self::build(id, (map.digest, output), inputs, names, None, Some(origin))
     }
 
     /// A key that a sweep has found for a vertex.
@@ -296,9 +289,9 @@ impl CacheKey {
         inputs: usize,
         origin: Origin,
     ) -> Self {
-        let inputs = u32::try_from(inputs).expect("few inputs");
-        let names = Names::Swept { sweep, vertex, names: OnceLock::new() };
-        Self::build(id, (digest, output), inputs, names, Some(origin))
+        let swept = Some(Swept { sweep, vertex, names: OnceLock::new() });
+        let rare = Some(Box::new(Rare { swept, learned: Vec::new() }));
+        Self::build(id, (digest, output), inputs, Box::default(), rare, Some(origin))
     }
 
     pub(crate) fn downgrade(&self) -> WeakKey {
@@ -306,10 +299,10 @@ impl CacheKey {
     }
 
     fn changed(&self, change: impl FnOnce(&mut KeyData)) -> Self {
-        let KeyData { id, digest, output, inputs, ref names, ref learned, ref origin, ref era } = *self.0;
-        let (names, learned, origin) = (names.clone(), learned.clone(), origin.clone());
+        let KeyData { id, digest, output, inputs, ref names, ref rare, ref origin, ref era } = *self.0;
+        let (names, rare, origin) = (names.clone(), rare.clone(), origin.clone());
         let era = AtomicU64::new(era.load(Ordering::Relaxed));
-        let mut data = KeyData { id, digest, output, inputs, names, learned, origin, era };
+        let mut data = KeyData { id, digest, output, inputs, names, rare, origin, era };
         change(&mut data);
         Self(Arc::new(data))
     }
@@ -352,7 +345,7 @@ impl CacheKey {
         if learned.is_empty() {
             return self.clone();
         }
-        self.changed(|data| data.learned = Some(learned.into()))
+        self.changed(|data| data.rare.get_or_insert_default().learned = learned)
     }
 
     /// The id.
@@ -377,7 +370,10 @@ impl CacheKey {
 
     /// The names by which the inputs are known, each with the number of its input, sorted by it.
     pub fn names(&self) -> &[(u32, CacheKeyWithSelector)] {
-        self.0.names.all()
+        match self.0.rare.as_ref().and_then(|rare| rare.swept.as_ref()) {
+            Some(Swept { sweep, vertex, names }) => names.get_or_init(|| sweep.names(*vertex).into()),
+            None => &self.0.names,
+        }
     }
 
     /// Tells key instances of one id apart.
@@ -386,7 +382,7 @@ impl CacheKey {
     }
 
     pub(crate) fn learned(&self) -> &[(u32, CacheKeyWithSelector)] {
-        self.0.learned.as_ref().map_or(&[], |learned| learned)
+        self.0.rare.as_ref().map_or(&[], |rare| &rare.learned)
     }
 
     pub(crate) fn origin(&self) -> Option<&Origin> {

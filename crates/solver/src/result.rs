@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::export::with_learned;
+use crate::few::Few;
 use crate::key::{CacheKeyWithSelector, ExportableCacheKey};
 
 /// One result of an op, of any type; clones share it, and the last clone dropped releases it.
@@ -46,13 +47,13 @@ impl fmt::Debug for SharedResult {
 pub struct CachedResult {
     /// The result itself.
     pub result: SharedResult,
-    keys: Arc<[ExportableCacheKey]>,
+    keys: Few<ExportableCacheKey>,
 }
 
 impl CachedResult {
     /// Joins a result and its keys.
-    pub fn new(result: SharedResult, keys: impl Into<Arc<[ExportableCacheKey]>>) -> Self {
-        Self { result, keys: keys.into() }
+    pub fn new(result: SharedResult, keys: impl IntoIterator<Item = ExportableCacheKey>) -> Self {
+        Self { result, keys: keys.into_iter().collect() }
     }
 
     /// The keys of this result; exporting the first one exports all of them.

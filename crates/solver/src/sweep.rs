@@ -14,6 +14,7 @@ use quern_core::Digest;
 use crate::cache::{CacheInfoLink, CacheManager, CacheRecord, CombinedCache, NumberedKeys};
 use crate::error::VertexError;
 use crate::export::keys_of_result;
+use crate::few::Few;
 use crate::graph::{Graph, Input, Vertex, VertexRef};
 use crate::key::{CacheKey, CacheKeyWithSelector, KeyId, Origin, WeakKey};
 use crate::op::{Blocking, CacheMap, KeyScope, MapStep};
@@ -414,7 +415,7 @@ impl Swept {
             match cache.load(&record) {
                 Ok(result) => {
                     let key = record.key.at(self.sweep.origin(target.vertex));
-                    let keys = keys_of_result(vec![CacheRecord { key, ..record }], &[]);
+                    let keys = keys_of_result(Few::One(CacheRecord { key, ..record }), &[]);
                     return Some(CachedResult::new(result, keys));
                 }
                 Err(_) => self.tried.push((number, Arc::clone(&record.id))),

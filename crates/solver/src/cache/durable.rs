@@ -18,7 +18,7 @@ mod table;
 mod tests;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,7 @@ use crate::cache::storage::{CacheInfoLink, CacheKeyStorage, CacheResult, Numbere
 use crate::error::CacheError;
 use crate::key::KeyId;
 
-use log::Change;
+use log::{Change, Frame};
 use table::{Numbered, Table};
 
 /// Changes gathered before they are written without being asked to, in bytes.
@@ -56,7 +56,7 @@ struct State {
     /// Where the log begins.
     log_start: u64,
     /// Changes made here that the file does not have.
-    pending: Vec<u8>,
+    pending: Frame,
 }
 
 impl FileKeyStorage {
@@ -107,13 +107,13 @@ impl FileKeyStorage {
     fn change(&self, change: &Change<'_>) -> Result<(), CacheError> {
         let mut state = self.state();
         if state.table.apply(change) {
-            change.encode(&mut state.pending);
+            state.pending.add(change);
         }
         self.flush_if_due(state)
     }
 
     fn flush_if_due(&self, mut state: MutexGuard<'_, State>) -> Result<(), CacheError> {
-        if state.pending.len() >= FLUSH_AT {
+        if state.pending.changes().len() >= FLUSH_AT {
             let _lock = lock(&self.folder)?;
             self.append(&mut state)?;
         }
@@ -127,7 +127,7 @@ impl FileKeyStorage {
         {
             let pending = std::mem::take(&mut state.pending);
             *state = load(&self.folder, generation)?.or_error()?;
-            log::replay(&pending, |change| {
+            log::replay(pending.changes(), |change| {
                 state.table.apply(&change);
             });
             state.pending = pending;
@@ -138,31 +138,26 @@ impl FileKeyStorage {
     /// Appends the pending changes as one frame. The folder is locked.
     fn append(&self, state: &mut State) -> Result<(), CacheError> {
         self.follow(state)?;
-        if state.pending.is_empty() {
+        let State { pending, file, end, .. } = state;
+        if pending.changes().is_empty() {
             return Ok(());
         }
-        let frame = log::frame(&state.pending);
+        let frame = pending.sealed();
         // Cuts off what a killed writer left half written.
-        state.file.set_len(state.end).map_err(at(&self.folder))?;
-        state.file.write_all_at(&frame, state.end).map_err(at(&self.folder))?;
-        state.end += frame.len() as u64;
-        state.pending.clear();
+        file.set_len(*end).map_err(at(&self.folder))?;
+        file.write_all_at(frame, *end).map_err(at(&self.folder))?;
+        *end += frame.len() as u64;
+        pending.clear();
         Ok(())
     }
 
     /// Replaces the file by a snapshot of the table. The folder is locked.
     fn renew(&self, state: &mut State) -> Result<(), CacheError> {
         let generation = state.generation + 1;
-        let bytes = snapshot::write(&state.table, generation).map_err(at(&self.folder))?;
+        publish(&self.folder, generation, &state.table).map_err(at(&self.folder))?;
         // What the snapshot holds need not be kept twice.
         state.table = Table::default();
-        let published = publish(&self.folder, generation, &bytes);
-        drop(bytes);
         let old = path_of(&self.folder, state.generation);
-        if let Err(error) = published {
-            *state = load(&self.folder, state.generation)?.or_error()?;
-            return Err(at(&self.folder)(error));
-        }
         *state = load(&self.folder, generation)?.or_error()?;
         // Others still read the old file through their handles; a failure leaves only litter.
         let _ = std::fs::remove_file(old);
@@ -246,8 +241,7 @@ fn repair(folder: &Path) -> Result<State, CacheError> {
         }
     }
     generation += 1;
-    let bytes = snapshot::write(&Table::default(), generation).map_err(at(folder))?;
-    publish(folder, generation, &bytes).map_err(at(folder))?;
+    publish(folder, generation, &Table::default()).map_err(at(folder))?;
     load(folder, generation)?.or_error()
 }
 
@@ -267,11 +261,11 @@ impl Loaded {
     }
 }
 
-/// Writes a file so that it is there whole or not at all.
-fn publish(folder: &Path, generation: u64, bytes: &[u8]) -> io::Result<()> {
+/// Writes a snapshot so that it is there whole or not at all.
+fn publish(folder: &Path, generation: u64, table: &Table) -> io::Result<()> {
     let temporary = folder.join(format!("keys-{generation:010}.tmp"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
+    let file = File::create(&temporary)?;
+    snapshot::write(&file, table, generation)?;
     file.sync_data()?;
     std::fs::rename(&temporary, path_of(folder, generation))?;
     File::open(folder)?.sync_all()
@@ -306,7 +300,7 @@ fn load_file(path: PathBuf, generation: u64, file: File) -> Result<Loaded, Cache
         Err(base::Unusable::Io(error)) => return Err(at(&path)(error)),
     };
     let log_start = base.end();
-    let (table, end, pending) = (Table::over(base), log_start, Vec::new());
+    let (table, end, pending) = (Table::over(base), log_start, Frame::default());
     let mut state = State { table, file, generation, end, log_start, pending };
     state.read_log().map_err(at(&path))?;
     Ok(Loaded::State(Box::new(state)))
@@ -407,7 +401,7 @@ impl CacheKeyStorage for FileKeyStorage {
     ) -> Result<(), CacheError> {
         let mut state = self.state();
         let State { table, pending, .. } = &mut *state;
-        table.add_key(id, result, links, |change| change.encode(pending));
+        table.add_key(id, result, links, |change| pending.add(change));
         self.flush_if_due(state)
     }
 
@@ -438,7 +432,7 @@ impl CacheKeyStorage for FileKeyStorage {
 impl Drop for FileKeyStorage {
     /// Writes what is left. A failure loses cache entries, nothing else.
     fn drop(&mut self) {
-        if !self.state().pending.is_empty() {
+        if !self.state().pending.changes().is_empty() {
             let _ = self.sync();
         }
     }

@@ -101,7 +101,12 @@ impl KeyTable {
 
     /// The numbers of all keys.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> {
-        (0..self.ids.end()).filter(|number| self.number(&self.id(*number)) == Some(*number))
+        let whole = self.ids.are_all_in_use();
+        (0..self.ids.end()).filter(move |number| whole || self.number(&self.id(*number)) == Some(*number))
+    }
+
+    pub(crate) fn link_count(&self) -> usize {
+        self.links.len() - self.free.len()
     }
 
     /// Greater than every number of a key.
@@ -111,6 +116,11 @@ impl KeyTable {
 
     pub(crate) fn results(&self, id: &KeyId) -> &[CacheResult] {
         self.node(id).map_or(&[], |node| &node.results)
+    }
+
+    /// The results of a key that exists, by its number.
+    pub(crate) fn results_at(&self, number: u32) -> &[CacheResult] {
+        &self.nodes[number as usize].results
     }
 
     /// The label of a link from a node, if there could be such a link.
@@ -132,8 +142,9 @@ impl KeyTable {
 
     /// The keys that a key leads to.
     pub(crate) fn targets_of(&self, id: &KeyId, link: &CacheInfoLink) -> impl Iterator<Item = KeyId> {
-        let label = self.number(id).and_then(|source| self.label(source, link));
-        self.targets(label).map(|target| self.id(target))
+        // Most questions are about operations that nothing is known of: these are asked for first.
+        let source = self.digests.get(&link.digest).and_then(|_| self.number(id));
+        self.targets(source.and_then(|source| self.label(source, link))).map(|target| self.id(target))
     }
 
     /// The keys that every input leads to; see [`CacheKeyStorage::common_targets`].

@@ -89,7 +89,7 @@ impl KeyedCache {
     ) -> Result<KeyId, CacheError> {
         let before = found.len();
         self.keys.links(&key.id(), link, found)?;
-        if found.len() > before || key.inputs() == 0 {
+        if found.len() > before || key.inputs() == 0 || !self.keys.knows_operation(&link.digest)? {
             return Ok(key.id());
         }
         let id = self.resolve(key)?;

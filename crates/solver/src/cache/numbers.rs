@@ -3,6 +3,8 @@
 use hashbrown::HashTable;
 use quern_core::Digest;
 
+use crate::digest_map::spread;
+
 /// Digests and the numbers they go by. A number is used again once its digest was forgotten.
 #[derive(Default)]
 pub(crate) struct Numbers {
@@ -11,16 +13,9 @@ pub(crate) struct Numbers {
     free: Vec<u32>,
 }
 
-/// A digest is evenly spread; its last bytes serve as a hash (ids of local scope begin with
-/// zeros). The low bits choose a slot, the high bits tell entries of one slot apart.
-fn hash(digest: &Digest) -> u64 {
-    let [.., a, b, c, d, e, f, g, h] = *digest.as_bytes();
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
-}
-
 impl Numbers {
     pub(crate) fn get(&self, digest: &Digest) -> Option<u32> {
-        self.table.find(hash(digest), |number| self.digests[*number as usize] == *digest).copied()
+        self.table.find(spread(digest), |number| self.digests[*number as usize] == *digest).copied()
     }
 
     /// The number of a digest, a new one if need be.
@@ -34,12 +29,12 @@ impl Numbers {
         });
         self.digests[number as usize] = *digest;
         let digests = &self.digests;
-        self.table.insert_unique(hash(digest), number, |number| hash(&digests[*number as usize]));
+        self.table.insert_unique(spread(digest), number, |number| spread(&digests[*number as usize]));
         number
     }
 
     pub(crate) fn forget(&mut self, number: u32) {
-        let entry = self.table.find_entry(hash(&self.digests[number as usize]), |other| *other == number);
+        let entry = self.table.find_entry(spread(&self.digests[number as usize]), |other| *other == number);
         if let Ok(entry) = entry {
             entry.remove();
             self.free.push(number);
@@ -53,6 +48,11 @@ impl Numbers {
     /// Greater than every number in use.
     pub(crate) fn end(&self) -> u32 {
         u32::try_from(self.digests.len()).expect("a cache holds fewer than 2^32 keys")
+    }
+
+    /// True if every number below [`end`](Numbers::end) is in use.
+    pub(crate) fn are_all_in_use(&self) -> bool {
+        self.free.is_empty()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -8,6 +8,7 @@ use crate::cache::{CacheInfoLink, CacheManager as _, CacheRecord};
 use crate::error::{CacheError, VertexError};
 use crate::explain::{InputFacts, MissReason, explain};
 use crate::export::keys_of_result;
+use crate::few::Few;
 use crate::key::{CacheKey, ExportableCacheKey};
 use crate::op::CacheMap;
 use crate::progress::{Change, Finish};
@@ -77,7 +78,7 @@ impl Core {
         match result {
             Ok(result) => {
                 let key = record.key.at(self.vertices[vertex].origin());
-                let keys = keys_of_result(vec![CacheRecord { key, ..*record }], &[]);
+                let keys = keys_of_result(Few::One(CacheRecord { key, ..*record }), &[]);
                 self.complete(edge, result, keys, Finish::Cached);
             }
             Err(_) if cancelled => {
@@ -95,9 +96,8 @@ impl Core {
     fn start_exec(&mut self, edge: EdgeId) {
         let vertex = self.edges[edge].vertex;
         match &self.vertices[vertex].exec {
-            Progress::Done(results) => {
-                let results = Arc::clone(results);
-                self.commit(edge, &results);
+            Progress::Done(_) => {
+                self.commit(edge);
                 return;
             }
             Progress::Failed(failure) => {
@@ -200,16 +200,15 @@ impl Core {
         let waiting = |core: &Self, edge: &EdgeId| matches!(core.edges[*edge].work, Work::Executing);
         match result {
             Ok(results) => {
-                let results: Arc<[SharedResult]> = results.into();
-                self.vertices[vertex].exec = Progress::Done(Arc::clone(&results));
-                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Vec<_>>() {
-                    self.commit(edge, &results);
+                self.vertices[vertex].exec = Progress::Done(results.into());
+                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Few<_>>() {
+                    self.commit(edge);
                 }
             }
             Err(error) if cancelled && error.is_cancelled() => {
                 self.vertices[vertex].exec = Progress::Idle;
                 self.report(vertex, Change::Finished(Finish::Cancelled));
-                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Vec<_>>() {
+                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Few<_>>() {
                     self.edges[edge].work = Work::Idle;
                     self.queue(edge);
                 }
@@ -218,7 +217,7 @@ impl Core {
                 let failure = self.failure(vertex, error);
                 self.report(vertex, Change::Finished(Finish::Failed(failure.cause.to_string())));
                 self.vertices[vertex].exec = Progress::Failed(Arc::clone(&failure));
-                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Vec<_>>() {
+                for edge in edges.into_iter().filter(|edge| waiting(self, edge)).collect::<Few<_>>() {
                     self.edges[edge].work = Work::Idle;
                     self.fail(edge, Arc::clone(&failure));
                 }
@@ -228,9 +227,10 @@ impl Core {
     }
 
     /// Stores the result of an edge after exec.
-    fn commit(&mut self, edge: EdgeId, results: &[SharedResult]) {
+    fn commit(&mut self, edge: EdgeId) {
         let state = &self.edges[edge];
         let (vertex, wanted) = (state.vertex, state.output);
+        let Progress::Done(results) = &self.vertices[vertex].exec else { return };
         let Some(result) = results.get(wanted as usize).cloned() else {
             let returned = results.len();
             let failure = self.failure(vertex, VertexError::MissingOutput { wanted, returned });
@@ -250,7 +250,7 @@ impl Core {
 
     /// The keys under which a result of exec is found again: one per cache map of a root, else
     /// one with everything that is known of the inputs.
-    fn commit_keys(&self, edge: EdgeId) -> Vec<CacheKey> {
+    fn commit_keys(&self, edge: EdgeId) -> Few<CacheKey> {
         let state = &self.edges[edge];
         let live = &self.vertices[state.vertex];
         let output = i64::from(state.output);
@@ -259,11 +259,11 @@ impl Core {
             live.maps.iter().map(root).collect()
         } else {
             let (digest, names) = (live.maps[0].digest, self.names(edge).into());
-            vec![CacheKey::made_at(digest, output, live.inputs.len(), names, live.origin())]
+            Few::One(CacheKey::made_at(digest, output, live.inputs.len(), names, live.origin()))
         }
     }
 
-    pub(super) fn save_done(&mut self, edge: EdgeId, saved: Result<Vec<CacheRecord>, CacheError>) {
+    pub(super) fn save_done(&mut self, edge: EdgeId, saved: Result<Few<CacheRecord>, CacheError>) {
         let state = &mut self.edges[edge];
         let vertex = state.vertex;
         let Work::Saving { result } = std::mem::replace(&mut state.work, Work::Idle) else { return };
@@ -279,10 +279,10 @@ impl Core {
                         if is_up_to_date(&record.key) { record.key } else { record.key.at(live.origin()) };
                     CacheRecord { key: key.with_learned(self.edges[edge].learned()), ..record }
                 };
-                let records: Vec<CacheRecord> = records.into_iter().map(known).collect();
+                let records: Few<CacheRecord> = records.into_iter().map(known).collect();
                 if !live.ignores_cache() {
                     let state = &mut self.edges[edge];
-                    for record in &records {
+                    for record in records.iter() {
                         if !state.keys.contains(&record.key) {
                             state.keys.push(record.key.clone());
                         }
@@ -303,7 +303,7 @@ impl Core {
         &mut self,
         edge: EdgeId,
         result: SharedResult,
-        keys: Vec<ExportableCacheKey>,
+        keys: Few<ExportableCacheKey>,
         finish: Finish,
     ) {
         self.settle_edge(edge, CachedResult::new(result, keys), finish);

@@ -50,28 +50,31 @@ pub(super) enum WorkKey {
 }
 
 impl WorkKey {
-    fn names(&self) -> impl Iterator<Item = Name> {
+    /// All names, and whether each of them leads to the node.
+    fn names(&self) -> impl Iterator<Item = (Name, bool)> {
         let (roots, inputs) = match self {
             Self::Roots(names) => (&**names, &[][..]),
             Self::Inputs(names) => (&[][..], &**names),
         };
-        roots.iter().copied().chain(inputs.iter().map(|(_, name)| *name))
+        let roots = roots.iter().map(|name| (*name, true));
+        roots.chain(inputs.iter().map(|(input, name)| (*name, *input == 0)))
     }
 }
 
+/// Names of roots and of first inputs lead to nodes; those of other inputs are only compared.
 #[derive(Default)]
 pub(super) struct EdgeIndex {
     nodes: Arena<Node>,
     /// The nodes of a name; hardly ever more than one.
     by_name: DigestMap<Name, Id<Node>>,
     more: DigestMap<Name, Vec<Id<Node>>>,
-    /// The node of an edge.
-    by_edge: DigestMap<EdgeId, Id<Node>>,
+    /// The nodes of edges, by the number of the edge.
+    by_edge: Vec<Option<Id<Node>>>,
 }
 
 struct Node {
     edge: EdgeId,
-    names: Vec<Name>,
+    names: Few<Name>,
 }
 
 impl EdgeIndex {
@@ -81,18 +84,16 @@ impl EdgeIndex {
         let mut nodes: Vec<Id<Node>> = match key {
             WorkKey::Roots(names) => names.iter().flat_map(|name| self.nodes_of(name)).collect(),
             WorkKey::Inputs(names) => {
-                let mut common: Option<Vec<Id<Node>>> = None;
-                for alternatives in names.chunk_by(|a, b| a.0 == b.0) {
-                    let reached = || alternatives.iter().flat_map(|(_, name)| self.nodes_of(name));
-                    match &mut common {
-                        None => common = Some(reached().collect()),
-                        Some(common) => common.retain(|node| reached().any(|other| other == *node)),
-                    }
-                    if common.as_ref().is_some_and(Vec::is_empty) {
-                        return Vec::new();
-                    }
+                let first = names.iter().take_while(|(input, _)| *input == 0);
+                let mut nodes: Vec<_> = first.flat_map(|(_, name)| self.nodes_of(name)).collect();
+                if names.first().is_some_and(|(input, _)| *input > 0) {
+                    nodes = self.nodes.ids();
                 }
-                common.unwrap_or_default()
+                for alternatives in names.chunk_by(|a, b| a.0 == b.0) {
+                    let known = |names: &[Name]| alternatives.iter().any(|(_, name)| names.contains(name));
+                    nodes.retain(|node| known(&self.nodes[*node].names));
+                }
+                nodes
             }
         };
         nodes.sort_unstable();
@@ -107,54 +108,72 @@ impl EdgeIndex {
 
     /// Enters an edge under a key, or gives the place of `instead_of` to it.
     pub(super) fn enter(&mut self, key: &WorkKey, edge: EdgeId, instead_of: Option<EdgeId>) {
-        let node = match instead_of.and_then(|old| self.by_edge.remove(&old)) {
+        let node = match instead_of.and_then(|old| self.take_node_of(old)) {
             Some(node) => {
                 self.nodes[node].edge = edge;
                 node
             }
-            None => self.nodes.insert(Node { edge, names: Vec::with_capacity(key.names().count()) }),
+            None => self.nodes.insert(Node { edge, names: Few::with_capacity(key.names().count()) }),
         };
-        if let Some(old) = self.by_edge.insert(edge, node).filter(|old| *old != node) {
+        if let Some(old) = self.node_of(edge).replace(node).filter(|old| *old != node) {
             self.remove(old);
         }
         self.add_names(node, key);
     }
 
+    /// Where the node of an edge is noted.
+    fn node_of(&mut self, edge: EdgeId) -> &mut Option<Id<Node>> {
+        let place = edge.number() as usize;
+        if place >= self.by_edge.len() {
+            self.by_edge.resize(place + 1, None);
+        }
+        &mut self.by_edge[place]
+    }
+
+    fn take_node_of(&mut self, edge: EdgeId) -> Option<Id<Node>> {
+        self.by_edge.get_mut(edge.number() as usize)?.take()
+    }
+
     /// Lets an edge that stands in the index be found by more names.
     pub(super) fn extend(&mut self, edge: EdgeId, key: &WorkKey) {
-        if let Some(&node) = self.by_edge.get(&edge) {
+        if let Some(node) = *self.node_of(edge) {
             self.add_names(node, key);
         }
     }
 
     fn add_names(&mut self, node: Id<Node>, key: &WorkKey) {
-        for name in key.names() {
-            let first = *self.by_name.entry(name).or_insert(node);
+        for (name, leads) in key.names() {
             let names = &mut self.nodes[node].names;
             if names.contains(&name) {
                 continue;
             }
             names.push(name);
-            if first != node {
-                self.more.entry(name).or_default().push(node);
+            if leads {
+                let first = *self.by_name.entry(name).or_insert(node);
+                if first != node {
+                    self.more.entry(name).or_default().push(node);
+                }
             }
         }
     }
 
     /// Another edge does the work from now on: it takes the place, unless it has one.
     pub(super) fn hand_over(&mut self, from: EdgeId, into: EdgeId) {
-        if self.by_edge.contains_key(&into) {
+        if self.node_of(into).is_some() {
             self.release(from);
-        } else if let Some(node) = self.by_edge.remove(&from) {
+        } else if let Some(node) = self.take_node_of(from) {
             self.nodes[node].edge = into;
-            self.by_edge.insert(into, node);
+            *self.node_of(into) = Some(node);
         }
     }
 
     /// Forgets an edge.
     pub(super) fn release(&mut self, edge: EdgeId) {
-        if let Some(node) = self.by_edge.remove(&edge) {
+        if let Some(node) = self.take_node_of(edge) {
             self.remove(node);
+        }
+        if self.nodes.len() == 0 {
+            self.by_edge = Vec::new();
         }
     }
 
@@ -186,7 +205,7 @@ impl EdgeIndex {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.nodes.len() + self.by_name.len() + self.more.len() + self.by_edge.len()
+        self.nodes.len() + self.by_name.len() + self.more.len()
     }
 }
 

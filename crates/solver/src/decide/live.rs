@@ -7,9 +7,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hashbrown::HashTable;
+use hashbrown::hash_table::OccupiedEntry;
 use quern_core::Digest;
 
 use crate::cache::{CacheManager, CombinedCache, Readiness};
+use crate::digest_map::spread;
 use crate::error::VertexLabel;
 use crate::few::Few;
 use crate::graph::Vertex;
@@ -20,7 +23,7 @@ use crate::result::SharedResult;
 
 use super::call::Progress;
 use super::edge::{EdgeState, Level, Work};
-use super::{Core, EdgeId, Effect, JobId, JobState, VertexId};
+use super::{Arena, Core, EdgeId, Effect, JobId, JobState, VertexId};
 
 /// A live vertex.
 pub(crate) struct Live {
@@ -42,7 +45,7 @@ pub(crate) struct Live {
     pub(crate) maps: Few<CacheMap>,
     pub(crate) maps_done: bool,
     pub(crate) map: Progress<()>,
-    pub(crate) exec: Progress<Arc<[SharedResult]>>,
+    pub(crate) exec: Progress<Few<SharedResult>>,
     /// True while a running exec takes up room.
     pub(crate) has_slot: bool,
     pub(crate) finish: Option<Finish>,
@@ -140,6 +143,32 @@ impl Live {
     }
 }
 
+/// Finds live vertices by name. The names stand in the vertices.
+#[derive(Default)]
+pub(super) struct VertexNames(HashTable<VertexId>);
+
+impl VertexNames {
+    pub(super) fn get(&self, name: &Digest, vertices: &Arena<Live>) -> Option<VertexId> {
+        self.0.find(spread(name), |vertex| vertices[*vertex].name() == *name).copied()
+    }
+
+    /// Makes room for so many more.
+    pub(super) fn reserve(&mut self, more: usize, vertices: &Arena<Live>) {
+        self.0.reserve(more, |vertex| spread(&vertices[*vertex].name()));
+    }
+
+    /// Adds a vertex whose name no other has.
+    pub(super) fn add(&mut self, vertex: VertexId, vertices: &Arena<Live>) {
+        let name = |vertex: &VertexId| spread(&vertices[*vertex].name());
+        self.0.insert_unique(name(&vertex), vertex, name);
+    }
+
+    /// False if the vertex could not be found by this name.
+    fn forget(&mut self, name: &Digest, vertex: VertexId) -> bool {
+        self.0.find_entry(spread(name), |other| *other == vertex).map(OccupiedEntry::remove).is_ok()
+    }
+}
+
 impl Core {
     /// Something of the job or graph refers to a vertex from now on.
     pub(super) fn keep(&mut self, vertex: VertexId) {
@@ -154,6 +183,12 @@ impl Core {
 
     /// Gives back one reference; without any left the vertex goes, and so on downwards.
     pub(super) fn release(&mut self, vertex: VertexId) {
+        let live = &mut self.vertices[vertex];
+        if live.refs > 1 && (live.unwanted || live.calls + live.shadows + 1 < live.refs) {
+            // The usual case: others want it, or nobody did already.
+            live.refs -= 1;
+            return;
+        }
         let mut open = vec![vertex];
         while let Some(vertex) = open.pop() {
             let live = &mut self.vertices[vertex];
@@ -274,8 +309,7 @@ impl Core {
 
     fn forget_name(&mut self, vertex: VertexId) {
         let name = self.vertices[vertex].name();
-        if self.by_digest.get(&name) == Some(&vertex) {
-            self.by_digest.remove(&name);
+        if self.names.forget(&name, vertex) {
             self.apart -= usize::from(self.vertices[vertex].apart);
         }
     }
@@ -303,7 +337,7 @@ impl Core {
         edge
     }
 
-    pub(super) fn edges_of(&self, vertex: VertexId) -> Vec<EdgeId> {
+    pub(super) fn edges_of(&self, vertex: VertexId) -> Few<EdgeId> {
         let first = self.vertices[vertex].first_edge;
         std::iter::successors(first, |edge| self.edges[*edge].next).collect()
     }
@@ -396,7 +430,7 @@ impl Core {
 
     /// The live vertex of a digest, if any.
     pub(crate) fn live(&self, digest: &Digest) -> Option<VertexId> {
-        self.by_digest.get(digest).copied()
+        self.names.get(digest, &self.vertices)
     }
 }
 

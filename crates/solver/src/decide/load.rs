@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use quern_core::Digest;
-
 use crate::cache::CacheManager;
 use crate::error::SolveError;
 use crate::graph::{Graph, Input, Vertex};
@@ -79,13 +77,12 @@ impl Core {
         targets: &[Input],
         swept: Option<&Swept>,
     ) -> Vec<EdgeId> {
-        if targets.len() > 1 {
-            self.by_digest.reserve(load.graph.len());
-            self.vertices.reserve(load.graph.len());
-            self.edges.reserve(load.graph.len());
-        }
         let graph = load.graph;
-        for number in self.missing(&mut load, targets) {
+        let missing = self.missing(&mut load, targets);
+        self.vertices.reserve(missing.len());
+        self.edges.reserve(missing.len());
+        self.names.reserve(missing.len(), &self.vertices);
+        for number in missing {
             let vertex = self.join_or_add(&mut load, &graph.vertices[number as usize]);
             load.loaded[number as usize] = vertex.number() + 1;
         }
@@ -140,7 +137,7 @@ impl Core {
         if self.apart > 0 || !load.sources.is_empty() {
             return false;
         }
-        let Some(&vertex) = self.by_digest.get(&def.digest) else { return false };
+        let Some(vertex) = self.live(&def.digest) else { return false };
         if !Arc::ptr_eq(&self.vertices[vertex].def, def) {
             return false;
         }
@@ -153,20 +150,20 @@ impl Core {
 
     fn join_or_add(&mut self, load: &mut Load<'_>, def: &Arc<Vertex>) -> VertexId {
         let ignore = def.ignores_cache();
-        let mut name = def.digest;
+        let mut apart = false;
         if self.apart > 0
-            && let Some(&vertex) = self.by_digest.get(&apart_name(&name))
+            && let Some(vertex) = self.live(&apart_name(&def.digest))
         {
             return self.join(load, vertex, def);
         }
-        if let Some(&vertex) = self.by_digest.get(&name) {
+        if let Some(vertex) = self.live(&def.digest) {
             if !ignore || self.vertices[vertex].ignores_cache() {
                 return self.join(load, vertex, def);
             }
-            name = apart_name(&name);
+            apart = true;
             self.apart += 1;
         }
-        self.add(load, def, name)
+        self.add(load, def, apart)
     }
 
     /// A definition joins the live vertex of its digest, whatever that was made from.
@@ -186,7 +183,7 @@ impl Core {
         vertex
     }
 
-    fn add(&mut self, load: &mut Load<'_>, def: &Arc<Vertex>, name: Digest) -> VertexId {
+    fn add(&mut self, load: &mut Load<'_>, def: &Arc<Vertex>, apart: bool) -> VertexId {
         let mut inputs = Vec::with_capacity(def.inputs.len());
         let mut rank = 0;
         for input in &def.inputs {
@@ -198,10 +195,9 @@ impl Core {
         let sources = load.sources.iter().chain(def.options.iter().flat_map(|o| &o.cache_sources));
         let sources: Vec<_> = sources.cloned().collect();
         let cache = if sources.is_empty() { Arc::clone(&self.cache) } else { self.combine(&sources) };
-        let apart = name != def.digest;
         let live = Live::new(Arc::clone(def), apart, cache, rank, inputs.into());
         let vertex = self.vertices.insert(live);
-        self.by_digest.insert(name, vertex);
+        self.names.add(vertex, &self.vertices);
         if def.op.blocking() != Blocking::Always {
             self.fresh.push_back(vertex);
         }

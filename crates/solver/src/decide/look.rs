@@ -11,6 +11,7 @@ use quern_core::Digest;
 
 use crate::cache::{CacheManager, Query, QueryKey};
 use crate::error::{CacheError, VertexError};
+use crate::export::KeyExporter;
 use crate::few::Few;
 use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
 use crate::op::{CacheMap, CacheMapInput, KeyScope};
@@ -381,29 +382,48 @@ impl Core {
 
     /// All names by which the inputs of an edge are known, with the number of the input.
     pub(super) fn names(&self, edge: EdgeId) -> Vec<(u32, CacheKeyWithSelector)> {
-        let state = &self.edges[edge];
-        let mut names = Vec::with_capacity(state.deps.len());
-        for (input, dep) in (0u32..).zip(&state.deps) {
-            let selector = selector(&self.vertices[state.vertex].maps[0], input as usize);
-            let mut add =
-                |key: ExportableCacheKey| names.push((input, CacheKeyWithSelector::new(key, selector)));
-            let source = &self.edges[self.find(dep.edge)];
-            let Some(result) = source.result() else {
-                source.keys.iter().for_each(|key| add(key.clone().into()));
-                continue;
-            };
-            result.keys().iter().for_each(|key| add(key.clone()));
-            if let Some(key) = dep.content_key() {
-                names.push((input, CacheKeyWithSelector::new(key.clone(), None)));
-            }
-        }
+        let mut names = Vec::with_capacity(self.edges[edge].deps.len());
+        self.each_name(edge, |input, key, exporter, selector| {
+            let key = ExportableCacheKey { key: key.clone(), exporter: exporter.cloned() };
+            names.push((input, CacheKeyWithSelector::new(key, selector)));
+        });
         names
     }
 
+    /// Visits the names by which the inputs of an edge are known: the number of the input, a key
+    /// with what exports it, and the part of the input.
+    pub(super) fn each_name(
+        &self,
+        edge: EdgeId,
+        mut visit: impl FnMut(u32, &CacheKey, Option<&Arc<KeyExporter>>, Option<Digest>),
+    ) {
+        let state = &self.edges[edge];
+        let map = &self.vertices[state.vertex].maps[0];
+        for (input, dep) in (0u32..).zip(&state.deps) {
+            let selector = selector(map, input as usize);
+            let source = &self.edges[self.find(dep.edge)];
+            let Some(result) = source.result() else {
+                source.keys.iter().for_each(|key| visit(input, key, None, selector));
+                continue;
+            };
+            for ExportableCacheKey { key, exporter } in result.keys() {
+                visit(input, key, exporter.as_ref(), selector);
+            }
+            if let Some(key) = dep.content_key() {
+                visit(input, key, None, None);
+            }
+        }
+    }
+
     pub(super) fn gather(&self, edge: EdgeId, facts: &mut Vec<Facts>) {
+        facts.extend(self.facts_of(edge));
+    }
+
+    /// The inputs of an edge as the rules see them.
+    fn facts_of(&self, edge: EdgeId) -> impl Iterator<Item = Facts> {
         let state = &self.edges[edge];
         let map = self.vertices[state.vertex].maps.first();
-        let of_input = |(i, dep): (usize, &Dep)| Facts {
+        let of_input = move |(i, dep): (usize, &Dep)| Facts {
             level: self.edges[self.find(dep.edge)].level(),
             matched: !dep.matched.is_empty(),
             has_content: has_content_fn(map, i),
@@ -412,14 +432,13 @@ impl Core {
             content_key: dep.content_key().is_some(),
             content_matched: matches!(dep.content, Content::Known { matched: true, .. }),
         };
-        facts.extend(state.deps.iter().enumerate().map(of_input));
+        state.deps.iter().enumerate().map(of_input)
     }
 
     /// True if nothing but the edge's own result is missing.
     pub(super) fn inputs_complete(&self, edge: EdgeId) -> bool {
-        let mut facts = Vec::with_capacity(self.edges[edge].deps.len());
-        self.gather(edge, &mut facts);
-        self.vertices[self.edges[edge].vertex].maps_done && facts.iter().all(Facts::is_complete)
+        let maps_done = self.vertices[self.edges[edge].vertex].maps_done;
+        maps_done && self.facts_of(edge).all(|facts| facts.is_complete())
     }
 
     /// Says what the edge needs next to get where it is wanted.

@@ -73,11 +73,12 @@ impl Core {
             return WorkKey::Roots(roots);
         }
         let digest = live.maps[0].digest;
-        let name = |(input, name): &(u32, CacheKeyWithSelector)| {
-            let link = CacheInfoLink { input: *input, output, digest, selector: name.selector() };
-            (*input, Name::input(&name.key.key.id(), &link))
-        };
-        WorkKey::Inputs(self.names(edge).iter().map(name).collect())
+        let mut names = Vec::with_capacity(state.deps.len());
+        self.each_name(edge, |input, key, _, selector| {
+            let link = CacheInfoLink { input, output, digest, selector };
+            names.push((input, Name::input(&key.id(), &link)));
+        });
+        WorkKey::Inputs(names)
     }
 
     /// If another output of the other vertex is done by this one already, the whole vertex is:

@@ -72,14 +72,6 @@ pub(super) struct Sizes {
     pub(super) texts: u64,
 }
 
-impl Sizes {
-    /// Bytes of the whole file without head and log.
-    pub(super) fn whole_length(&self) -> usize {
-        let texts = usize::try_from(self.texts).unwrap_or(usize::MAX);
-        Places::of(self).end.saturating_add(RESULT * self.results as usize).saturating_add(texts)
-    }
-}
-
 /// Where each table starts.
 #[derive(Debug, Clone, Copy, Default)]
 struct Places {
@@ -211,6 +203,10 @@ impl Base {
         self.sizes.nodes
     }
 
+    pub(super) fn links(&self) -> u32 {
+        self.sizes.links
+    }
+
     fn u32(&self, at: usize) -> u32 {
         let bytes = self.tables[at..].first_chunk().expect("within the tables");
         u32::from_le_bytes(*bytes)
@@ -329,12 +325,6 @@ impl Base {
             if starts_later { end = middle } else { first = middle }
         }
         first
-    }
-
-    /// The digests of all operations and selectors of links.
-    pub(super) fn digests(&self) -> impl Iterator<Item = Digest> {
-        let table = &self.tables[self.places.digests..self.places.link_starts];
-        table.as_chunks::<32>().0.iter().map(|bytes| Digest::from_bytes(*bytes))
     }
 
     /// How many links leave a node.

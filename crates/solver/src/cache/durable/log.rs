@@ -23,7 +23,7 @@ pub(super) enum Change<'a> {
 }
 
 impl Change<'_> {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::AddResult { id, created_at, result } => {
                 out.push(ADD_RESULT);
@@ -57,14 +57,38 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// A frame around encoded changes.
-pub(super) fn frame(changes: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(changes.len()).expect("a frame is written long before it is 4 GiB");
-    let mut frame = Vec::with_capacity(changes.len() + FRAME_HEAD);
-    frame.extend_from_slice(&length.to_le_bytes());
-    frame.extend_from_slice(&checksum(changes).to_le_bytes());
-    frame.extend_from_slice(changes);
-    frame
+/// Changes gathered for one frame, behind the room for its head.
+pub(super) struct Frame(Vec<u8>);
+
+impl Default for Frame {
+    fn default() -> Self {
+        Self(vec![0; FRAME_HEAD])
+    }
+}
+
+impl Frame {
+    pub(super) fn add(&mut self, change: &Change<'_>) {
+        change.encode(&mut self.0);
+    }
+
+    /// The changes, encoded.
+    pub(super) fn changes(&self) -> &[u8] {
+        &self.0[FRAME_HEAD..]
+    }
+
+    /// The whole frame.
+    pub(super) fn sealed(&mut self) -> &[u8] {
+        let (head, changes) = self.0.split_at_mut(FRAME_HEAD);
+        let length = u32::try_from(changes.len()).expect("a frame is written long before it is 4 GiB");
+        head[..4].copy_from_slice(&length.to_le_bytes());
+        head[4..].copy_from_slice(&checksum(changes).to_le_bytes());
+        &self.0
+    }
+
+    /// Takes all changes out; what was made room for stays.
+    pub(super) fn clear(&mut self) {
+        self.0.truncate(FRAME_HEAD);
+    }
 }
 
 /// Visits the changes of all whole frames; returns how many bytes these are.
@@ -148,25 +172,52 @@ impl<'a> Reader<'a> {
 /// Tells damage from data; four lanes, because it runs over whole files at every start. Not
 /// meant to withstand anybody who wants to be mistaken for data.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
-    const ODD: [u64; 4] =
-        [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
-    let mut lanes = ODD;
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    for block in blocks {
-        let (words, _) = block.as_chunks::<8>();
-        for (lane, (word, odd)) in lanes.iter_mut().zip(words.iter().zip(ODD)) {
-            *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(odd).rotate_left(29);
+    let mut sum = Checksum::default();
+    let rest = sum.take(bytes);
+    sum.finish(rest)
+}
+
+/// A checksum of bytes that come piece by piece.
+pub(super) struct Checksum {
+    lanes: [u64; 4],
+    length: usize,
+}
+
+const ODD: [u64; 4] =
+    [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb, 0xd6e8_feb8_6659_fd93];
+
+impl Default for Checksum {
+    fn default() -> Self {
+        Self { lanes: ODD, length: 0 }
+    }
+}
+
+impl Checksum {
+    /// Takes in whole blocks, and returns the bytes that are left.
+    pub(super) fn take<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        for block in blocks {
+            let (words, _) = block.as_chunks::<8>();
+            for (lane, (word, odd)) in self.lanes.iter_mut().zip(words.iter().zip(ODD)) {
+                *lane = (*lane ^ u64::from_le_bytes(*word)).wrapping_mul(odd).rotate_left(29);
+            }
         }
+        self.length += bytes.len() - rest.len();
+        rest
     }
-    let mut tail = [0; 32];
-    tail[..rest.len()].copy_from_slice(rest);
-    let (words, _) = tail.as_chunks::<8>();
-    let mut sum = bytes.len() as u64;
-    for (lane, word) in lanes.iter().zip(words) {
-        sum = (sum ^ lane ^ u64::from_le_bytes(*word)).wrapping_mul(ODD[0]);
-        sum ^= sum >> 31;
+
+    /// The checksum, once the bytes that are left after the last block have come.
+    pub(super) fn finish(&self, rest: &[u8]) -> u64 {
+        let mut tail = [0; 32];
+        tail[..rest.len()].copy_from_slice(rest);
+        let (words, _) = tail.as_chunks::<8>();
+        let mut sum = (self.length + rest.len()) as u64;
+        for (lane, word) in self.lanes.iter().zip(words) {
+            sum = (sum ^ lane ^ u64::from_le_bytes(*word)).wrapping_mul(ODD[0]);
+            sum ^= sum >> 31;
+        }
+        sum
     }
-    sum
 }
 
 #[cfg(test)]
@@ -189,15 +240,15 @@ mod tests {
         ]
     }
 
-    fn encoded() -> Vec<u8> {
-        let mut bytes = Vec::new();
-        examples().iter().for_each(|change| change.encode(&mut bytes));
-        bytes
+    fn frame() -> Vec<u8> {
+        let mut frame = Frame::default();
+        examples().iter().for_each(|change| frame.add(change));
+        frame.sealed().to_vec()
     }
 
     #[test]
     fn changes_come_back_as_they_were() {
-        let frames = [frame(&encoded()), frame(&encoded())].concat();
+        let frames = [frame(), frame()].concat();
         let mut count = 0;
         let read = read(&frames, |change| {
             assert_eq!(change, examples()[count % 4]);
@@ -208,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_torn_or_damaged_tail_does_not_count() {
-        let whole = frame(&encoded());
+        let whole = frame();
         for cut in 0..whole.len() {
             let bytes = [&whole[..], &whole[..cut]].concat();
             assert_eq!(read(&bytes, |_| ()), whole.len(), "cut at {cut}");

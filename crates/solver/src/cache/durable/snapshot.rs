@@ -1,26 +1,80 @@
 //! Writing a snapshot; `base.rs` has the format. Equal content in equal order gives equal bytes.
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use quern_core::Digest;
 
 use crate::cache::numbers::Numbers;
 use crate::cache::storage::CacheResult;
+use crate::few::Few;
 
 use super::base::{HEAD, MAGIC, RESULT, Sizes, VERSION, slot_hash};
-use super::log::checksum;
+use super::log::{Checksum, checksum};
 use super::table::Table;
 
-/// The bytes of a snapshot of a table.
-pub(super) fn write(table: &Table, generation: u64) -> io::Result<Vec<u8>> {
+/// Writes a snapshot of a table into an empty file.
+pub(super) fn write(file: &File, table: &Table, generation: u64) -> io::Result<()> {
     let old_numbers = table.numbers();
-    let ids: Vec<Digest> = old_numbers.iter().map(|number| table.id(*number).0).collect();
+    let ids = old_numbers.iter().map(|number| table.id(*number).0);
     let links = Links::of(table, &old_numbers);
     let mut results = Results::default();
     for number in &old_numbers {
-        results.add(table.results(&table.id(*number))?);
+        results.add(&table.results_at(*number)?);
     }
-    Ok(assemble(&ids, &links, &results, generation))
+    let mut sizes = Sizes {
+        nodes: count(old_numbers.len()),
+        links: count(links.rows.len()),
+        digests: count(links.digests.len()),
+        results: results.count(),
+        texts: results.texts.len() as u64,
+        ..Sizes::default()
+    };
+    let mut out = Tables { file, at: HEAD as u64, buffer: Vec::new(), sum: Checksum::default() };
+    put_tables(&mut out, &mut sizes, ids, &links, &results)?;
+    let (end, sum) = out.finish()?;
+    file.write_all_at(&results.heads, end)?;
+    file.write_all_at(&results.texts, end + results.heads.len() as u64)?;
+    file.write_all_at(&head(&sizes, generation, sum), 0)
+}
+
+/// The tables on their way into the file.
+struct Tables<'a> {
+    file: &'a File,
+    at: u64,
+    buffer: Vec<u8>,
+    sum: Checksum,
+}
+
+/// So many bytes are written at once.
+const PIECE: usize = 1 << 18;
+
+impl Tables<'_> {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= PIECE { self.write() } else { Ok(()) }
+    }
+
+    fn put_numbers(&mut self, numbers: &[u32]) -> io::Result<()> {
+        numbers.iter().try_for_each(|number| self.put(&number.to_le_bytes()))
+    }
+
+    /// Writes what is gathered in whole blocks of the checksum.
+    fn write(&mut self) -> io::Result<()> {
+        let whole = self.buffer.len() - self.sum.take(&self.buffer).len();
+        self.file.write_all_at(&self.buffer[..whole], self.at)?;
+        self.at += whole as u64;
+        self.buffer.drain(..whole);
+        Ok(())
+    }
+
+    /// Where the tables end, and their checksum.
+    fn finish(mut self) -> io::Result<(u64, u64)> {
+        self.write()?;
+        self.file.write_all_at(&self.buffer, self.at)?;
+        Ok((self.at + self.buffer.len() as u64, self.sum.finish(&self.buffer)))
+    }
 }
 
 /// A link by the numbers of the snapshot; links lie in this order.
@@ -46,13 +100,17 @@ impl Links {
         for (new, old) in (0u32..).zip(old_numbers) {
             new_numbers[*old as usize] = new;
         }
-        let (mut rows, mut digests) = (Vec::with_capacity(2 * old_numbers.len()), Numbers::default());
+        let (mut rows, mut digests) = (Vec::with_capacity(table.link_count()), Numbers::default());
+        // What leads to a node is mostly for one operation.
+        let mut before: Option<(Digest, u32)> = None;
         for (target, old) in (0u32..).zip(old_numbers) {
             let mut incoming = table.incoming(*old);
             incoming.iter_mut().for_each(|(source, _)| *source = new_numbers[*source as usize]);
             incoming.sort_unstable();
             for (source, link) in incoming {
-                let operation = digests.add(&link.digest);
+                let known = before.filter(|(digest, _)| *digest == link.digest);
+                let operation = known.map_or_else(|| digests.add(&link.digest), |(_, number)| number);
+                before = Some((link.digest, operation));
                 let selector = link.selector.map_or(0, |selector| digests.add(&selector) + 1);
                 let (input, output) = (link.input, link.output);
                 rows.push(Row { operation, source, input, output, selector, target });
@@ -101,8 +159,9 @@ struct Results {
 }
 
 impl Results {
-    fn add(&mut self, mut results: Vec<CacheResult>) {
+    fn add(&mut self, results: &[CacheResult]) {
         self.starts.push(self.count());
+        let mut results: Few<&CacheResult> = results.iter().collect();
         results.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         for result in results {
             for number in [count(self.texts.len()), count(result.id.len())] {
@@ -122,43 +181,34 @@ fn count(things: usize) -> u32 {
     u32::try_from(things).expect("a snapshot holds fewer than 2^32 of anything")
 }
 
-fn put(bytes: &mut Vec<u8>, numbers: &[u32]) {
-    numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
-}
-
-fn assemble(ids: &[Digest], links: &Links, results: &Results, generation: u64) -> Vec<u8> {
-    let (node_slots, digest_slots) = (slots(ids), slots(&links.digests));
-    let sizes = Sizes {
-        nodes: count(ids.len()),
-        links: count(links.rows.len()),
-        digests: count(links.digests.len()),
-        results: results.count(),
-        node_slots: count(node_slots.len()),
-        digest_slots: count(digest_slots.len()),
-        texts: results.texts.len() as u64,
-    };
-    let mut bytes = vec![0; HEAD];
-    bytes.reserve_exact(sizes.whole_length());
-    let digests = ids.iter().chain(&links.digests);
-    digests.for_each(|digest| bytes.extend_from_slice(digest.as_bytes()));
-    put(&mut bytes, &starts(links.rows.iter().map(|row| row.operation), links.digests.len()));
-    for row in &links.rows {
-        put(&mut bytes, &[row.source, row.target, row.input, row.selector]);
-        bytes.extend_from_slice(&row.output.to_le_bytes());
+/// Puts the tables one after another, and notes how many slots they have.
+fn put_tables(
+    out: &mut Tables<'_>,
+    sizes: &mut Sizes,
+    ids: impl ExactSizeIterator<Item = Digest> + Clone,
+    links: &Links,
+    results: &Results,
+) -> io::Result<()> {
+    let nodes = ids.len();
+    for digest in ids.clone().chain(links.digests.iter().copied()) {
+        out.put(digest.as_bytes())?;
     }
-    let (incoming_starts, incoming) = links.by_target(ids.len());
-    put(&mut bytes, &incoming_starts);
-    put(&mut bytes, &incoming);
-    put(&mut bytes, &links.leaving(ids.len()));
-    put(&mut bytes, &results.starts);
-    put(&mut bytes, &[results.count()]);
-    put(&mut bytes, &node_slots);
-    put(&mut bytes, &digest_slots);
-    let head = head(&sizes, generation, checksum(&bytes[HEAD..]));
-    bytes[..HEAD].copy_from_slice(&head);
-    bytes.extend_from_slice(&results.heads);
-    bytes.extend_from_slice(&results.texts);
-    bytes
+    out.put_numbers(&starts(links.rows.iter().map(|row| row.operation), links.digests.len()))?;
+    for row in &links.rows {
+        out.put_numbers(&[row.source, row.target, row.input, row.selector])?;
+        out.put(&row.output.to_le_bytes())?;
+    }
+    let (incoming_starts, incoming) = links.by_target(nodes);
+    out.put_numbers(&incoming_starts)?;
+    out.put_numbers(&incoming)?;
+    out.put_numbers(&links.leaving(nodes))?;
+    out.put_numbers(&results.starts)?;
+    out.put_numbers(&[results.count()])?;
+    let node_slots = slots(ids);
+    out.put_numbers(&node_slots)?;
+    let digest_slots = slots(links.digests.iter().copied());
+    (sizes.node_slots, sizes.digest_slots) = (count(node_slots.len()), count(digest_slots.len()));
+    out.put_numbers(&digest_slots)
 }
 
 fn head(sizes: &Sizes, generation: u64, tables: u64) -> Vec<u8> {
@@ -179,14 +229,14 @@ fn head(sizes: &Sizes, generation: u64, tables: u64) -> Vec<u8> {
 
 /// A table at most half full: digests are numbered from 1, and each is put into the first free slot
 /// from its hash on.
-fn slots(digests: &[Digest]) -> Vec<u32> {
-    if digests.is_empty() {
+fn slots(digests: impl ExactSizeIterator<Item = Digest>) -> Vec<u32> {
+    if digests.len() == 0 {
         return Vec::new();
     }
     let mut slots = vec![0; (2 * digests.len()).next_power_of_two()];
     let mask = slots.len() - 1;
     for (number, digest) in (1u32..).zip(digests) {
-        let mut at = slot_hash(digest) as usize & mask;
+        let mut at = slot_hash(&digest) as usize & mask;
         while slots[at] != 0 {
             at = (at + 1) & mask;
         }

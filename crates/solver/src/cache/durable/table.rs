@@ -1,5 +1,6 @@
 //! The storage's content: a snapshot, and what was changed since.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -28,8 +29,6 @@ pub(super) struct Table {
     holders: Option<HashMap<Arc<str>, Vec<u32>>>,
     /// The links that leave each node of the snapshot; made at the first question.
     leaving: Option<HashMap<u32, Vec<(CacheInfoLink, u32)>>>,
-    /// The operations of the snapshot; made at the first question.
-    operations: Option<HashSet<Digest>>,
     pub(super) era: Era,
 }
 
@@ -122,7 +121,10 @@ impl Table {
     /// All keys, in the order they came: what belongs together stays together on disk.
     pub(super) fn numbers(&self) -> Vec<u32> {
         let old = (0..self.base.nodes()).filter(|node| !self.gone.contains(node));
-        let new = self.extra.numbers().filter(|number| self.standing(&self.extra.id(*number)).is_none());
+        let new = self
+            .extra
+            .numbers()
+            .filter(|number| self.base.nodes() == 0 || self.standing(&self.extra.id(*number)).is_none());
         old.chain(new.map(|number| self.base.nodes() + number)).collect()
     }
 
@@ -139,6 +141,19 @@ impl Table {
         results.retain(|r| !self.released.contains(&r.id) && newer.iter().all(|n| n.id != r.id));
         results.extend_from_slice(newer);
         Ok(results)
+    }
+
+    /// The results of a key by its number.
+    pub(super) fn results_at(&self, number: u32) -> io::Result<Cow<'_, [CacheResult]>> {
+        if self.base.nodes() == 0 {
+            return Ok(Cow::Borrowed(self.extra.results_at(number)));
+        }
+        self.results(&self.id(number)).map(Cow::Owned)
+    }
+
+    /// At least as many as there are links.
+    pub(super) fn link_count(&self) -> usize {
+        self.base.links() as usize + self.extra.link_count()
     }
 
     pub(super) fn targets(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) {
@@ -200,6 +215,9 @@ impl Table {
 
     /// The number of a key among all, from that among what was added.
     fn counted_on(&self, number: u32) -> u32 {
+        if self.base.nodes() == 0 {
+            return number;
+        }
         self.standing(&self.extra.id(number)).unwrap_or(self.base.nodes() + number)
     }
 
@@ -224,10 +242,8 @@ impl Table {
         links
     }
 
-    pub(super) fn knows_operation(&mut self, digest: &Digest) -> bool {
-        let base = &self.base;
-        let operations = self.operations.get_or_insert_with(|| base.digests().collect());
-        self.extra.knows_operation(digest) || operations.contains(digest)
+    pub(super) fn knows_operation(&self, digest: &Digest) -> bool {
+        self.extra.knows_operation(digest) || self.base.number(digest, 0).is_some()
     }
 
     /// The keys that have a result.
