@@ -102,6 +102,8 @@ struct Reader<'a> {
     command: (&'a str, &'a str),
     /// The command of a step, put together.
     words: Vec<u8>,
+    /// The inputs of a step.
+    inputs: Vec<Input>,
     targets: Vec<Input>,
 }
 
@@ -128,15 +130,19 @@ impl<'a> Reader<'a> {
             self.words.extend_from_slice(part.as_bytes());
         }
         let op = Digest::of(&self.words);
-        let inputs: Vec<Input> = words(inputs).map(|name| self.file(name)).collect();
+        let mut inputs_of = std::mem::take(&mut self.inputs);
+        inputs_of.clear();
+        inputs_of.extend(words(inputs).map(|name| self.file(name)));
         self.words.clear();
         self.words.extend_from_slice(op.as_bytes());
-        for input in &inputs {
+        for input in &inputs_of {
             let below = self.builder.vertex(input.vertex).ok_or("an input that was not added")?;
             self.words.extend_from_slice(below.digest.as_bytes());
         }
         let mut vertex = Vertex::new(Digest::of(&self.words), Arc::new(NoOp(op)));
-        vertex.inputs = inputs;
+        // As long as needed, and no longer.
+        vertex.inputs = inputs_of.clone();
+        self.inputs = inputs_of;
         if self.files.get(out).is_some() {
             return Err(format!("{out} is made twice, or used before it is made").into());
         }
@@ -208,6 +214,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let state_folder = PathBuf::from(state);
     let opening = std::thread::spawn(move || FileKeyStorage::open(state_folder));
     let (graph, targets) = read_graph(&text)?;
+    drop(text);
     lap("graph");
     let keys = Arc::new(opening.join().map_err(|_| "opening the cache panicked")??);
     let cache = KeyedCache::new("disk", keys.clone(), Arc::new(InlineResultStorage::new(Numbers)))?;
