@@ -71,12 +71,16 @@ impl<'a> Files<'a> {
 
 /// Good enough for the names in a file of ours.
 fn hash(name: &str) -> u64 {
-    let mut hash = 0u64;
-    let (words, rest) = name.as_bytes().as_chunks();
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    for word in words.iter().chain([&last]) {
-        hash = (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(ODD);
+    let bytes = name.as_bytes();
+    let mut hash = bytes.len() as u64;
+    // The last word may overlap the one before, which spares the copy of a rest.
+    if let Some(last) = bytes.last_chunk() {
+        let (words, _) = bytes.as_chunks();
+        hash = words.iter().chain([last]).fold(hash, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    } else {
+        hash = bytes.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
     }
     hash ^ (hash >> 32)
 }

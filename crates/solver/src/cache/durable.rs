@@ -401,7 +401,9 @@ impl CacheKeyStorage for FileKeyStorage {
     ) -> Result<(), CacheError> {
         let mut state = self.state();
         let State { table, pending, .. } = &mut *state;
-        table.add_key(id, result, links, |change| pending.add(change));
+        if table.add_key(id, &result, links) {
+            pending.add_key(id, &result, links);
+        }
         self.flush_if_due(state)
     }
 

@@ -232,13 +232,9 @@ impl KeyTable {
         self.add_labelled(label, target)
     }
 
-    /// Adds links to a key that exists; tells of each that did not stand already.
-    pub(crate) fn add_links(
-        &mut self,
-        target: &KeyId,
-        links: &[(KeyId, CacheInfoLink)],
-        mut added: impl FnMut(&KeyId, &CacheInfoLink),
-    ) {
+    /// Adds links to a key that exists; false if all stood already.
+    pub(crate) fn add_links(&mut self, target: &KeyId, links: &[(KeyId, CacheInfoLink)]) -> bool {
+        let mut added = false;
         let target = self.add_node(target);
         let mut before: Option<(Digest, u32)> = None;
         for (id, link) in links {
@@ -252,10 +248,9 @@ impl KeyTable {
                 None => self.add_label(source, link),
             };
             before = Some((link.digest, label.operation));
-            if self.add_labelled(label, target) {
-                added(id, link);
-            }
+            added |= self.add_labelled(label, target);
         }
+        added
     }
 
     fn add_label(&mut self, source: u32, link: &CacheInfoLink) -> Label {

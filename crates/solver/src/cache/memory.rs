@@ -126,7 +126,7 @@ impl CacheKeyStorage for InMemoryKeyStorage {
     ) -> Result<(), CacheError> {
         let mut table = self.table();
         table.add_result(id, result);
-        table.add_links(id, links, |_, _| ());
+        table.add_links(id, links);
         Ok(())
     }
 

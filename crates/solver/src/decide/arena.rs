@@ -1,19 +1,25 @@
 //! Dense numbers for things that come and go.
 
 use std::marker::PhantomData;
+use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 
-/// A number in an [`Arena`] of `T`.
-pub(crate) struct Id<T>(u32, PhantomData<fn() -> T>);
+/// A number in an [`Arena`] of `T`; one more than it, so that no number takes no room.
+pub(crate) struct Id<T>(NonZeroU32, PhantomData<fn() -> T>);
 
 impl<T> Id<T> {
     /// The bare number, for the other side of the driver.
     pub(crate) fn number(self) -> u32 {
-        self.0
+        self.0.get() - 1
+    }
+
+    fn place(self) -> usize {
+        self.number() as usize
     }
 
     /// The id of a bare number.
     pub(crate) fn from_number(number: u32) -> Self {
+        let number = NonZeroU32::MIN.checked_add(number).expect("fewer than 2^32 things live at once");
         Self(number, PhantomData)
     }
 }
@@ -48,13 +54,13 @@ impl<T> Ord for Id<T> {
 
 impl<T> std::hash::Hash for Id<T> {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        state.write_u32(self.0);
+        state.write_u32(self.number());
     }
 }
 
 impl<T> std::fmt::Debug for Id<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "#{}", self.0)
+        write!(f, "#{}", self.number())
     }
 }
 
@@ -87,9 +93,9 @@ impl<T> Arena<T> {
 
     /// Takes a value out. Once nothing is left, the memory goes, too.
     pub(crate) fn remove(&mut self, id: Id<T>) -> Option<T> {
-        let value = self.slots.get_mut(id.0 as usize)?.take();
+        let value = self.slots.get_mut(id.place())?.take();
         if value.is_some() {
-            self.free.push(id.0);
+            self.free.push(id.number());
             if self.free.len() == self.slots.len() {
                 *self = Self::default();
             }
@@ -98,16 +104,16 @@ impl<T> Arena<T> {
     }
 
     pub(crate) fn contains(&self, id: Id<T>) -> bool {
-        self.slots.get(id.0 as usize).is_some_and(Option::is_some)
+        self.slots.get(id.place()).is_some_and(Option::is_some)
     }
 
     pub(crate) fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
-        self.slots.get_mut(id.0 as usize)?.as_mut()
+        self.slots.get_mut(id.place())?.as_mut()
     }
 
     /// One value to change and another to read.
     pub(crate) fn pair_mut(&mut self, change: Id<T>, read: Id<T>) -> (&mut T, &T) {
-        let (a, b) = (change.0 as usize, read.0 as usize);
+        let (a, b) = (change.place(), read.place());
         let [a, b] = self.slots.get_disjoint_mut([a, b]).expect("two different ids in use");
         (a.as_mut().expect("in use"), b.as_ref().expect("in use"))
     }
@@ -129,12 +135,12 @@ impl<T> Index<Id<T>> for Arena<T> {
     type Output = T;
 
     fn index(&self, id: Id<T>) -> &T {
-        self.slots[id.0 as usize].as_ref().expect("ids are dropped with what they name")
+        self.slots[id.place()].as_ref().expect("ids are dropped with what they name")
     }
 }
 
 impl<T> IndexMut<Id<T>> for Arena<T> {
     fn index_mut(&mut self, id: Id<T>) -> &mut T {
-        self.slots[id.0 as usize].as_mut().expect("ids are dropped with what they name")
+        self.slots[id.place()].as_mut().expect("ids are dropped with what they name")
     }
 }

@@ -2,17 +2,21 @@
 //!
 //! A frame is `length: u32, checksum: u64, changes`, all numbers little-endian; a change is a tag
 //! byte and its fields. A frame holds everything written at once and counts as a whole.
+//!
+//! The usual change, a new key with its result and a link from every input, is one record: what its
+//! links have in common stands there once.
 
 use quern_core::Digest;
 
 use crate::cache::Timestamp;
-use crate::cache::storage::CacheInfoLink;
+use crate::cache::storage::{CacheInfoLink, CacheResult};
 use crate::key::KeyId;
 
 const FRAME_HEAD: usize = 12;
 const ADD_RESULT: u8 = 1;
 const ADD_LINK: u8 = 2;
 const RELEASE: u8 = 3;
+const ADD_KEY: u8 = 4;
 
 /// One change of the storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,35 @@ impl Frame {
         change.encode(&mut self.0);
     }
 
+    /// Adds a result of a key, and links to it.
+    pub(super) fn add_key(&mut self, id: &KeyId, result: &CacheResult, links: &[(KeyId, CacheInfoLink)]) {
+        let CacheResult { id: text, created_at } = result;
+        let alike = |a: &CacheInfoLink, b: &CacheInfoLink| (a.digest, a.output) == (b.digest, b.output);
+        let first = links.first().map(|(_, link)| *link);
+        let Some(first) =
+            first.filter(|first| links.iter().all(|(_, link)| alike(link, first) && link.selector.is_none()))
+        else {
+            self.add(&Change::AddResult { id: *id, created_at: *created_at, result: text });
+            for (source, link) in links {
+                self.add(&Change::AddLink { id: *source, link: *link, target: *id });
+            }
+            return;
+        };
+        let out = &mut self.0;
+        out.push(ADD_KEY);
+        out.extend_from_slice(id.0.as_bytes());
+        out.extend_from_slice(&created_at.0.to_le_bytes());
+        put_text(out, text);
+        out.extend_from_slice(first.digest.as_bytes());
+        out.extend_from_slice(&first.output.to_le_bytes());
+        let count = u32::try_from(links.len()).expect("few inputs");
+        out.extend_from_slice(&count.to_le_bytes());
+        for (source, link) in links {
+            out.extend_from_slice(source.0.as_bytes());
+            out.extend_from_slice(&link.input.to_le_bytes());
+        }
+    }
+
     /// The changes, encoded.
     pub(super) fn changes(&self) -> &[u8] {
         &self.0[FRAME_HEAD..]
@@ -113,9 +146,7 @@ fn whole_frame(bytes: &[u8]) -> Option<&[u8]> {
 /// Visits encoded changes.
 pub(super) fn replay(changes: &[u8], mut visit: impl FnMut(Change<'_>)) {
     let mut reader = Reader(changes);
-    while let Some(change) = reader.change() {
-        visit(change);
-    }
+    while reader.record(&mut visit).is_some() {}
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -150,8 +181,29 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(text).ok()
     }
 
-    fn change(&mut self) -> Option<Change<'a>> {
+    /// Visits the changes of the next record.
+    fn record(&mut self, visit: &mut impl FnMut(Change<'a>)) -> Option<()> {
         match self.u8()? {
+            ADD_KEY => self.key(visit)?,
+            tag => visit(self.change(tag)?),
+        }
+        Some(())
+    }
+
+    fn key(&mut self, visit: &mut impl FnMut(Change<'a>)) -> Option<()> {
+        let (target, created_at) = (KeyId(self.digest()?), Timestamp(self.u64()?));
+        visit(Change::AddResult { id: target, created_at, result: self.text()? });
+        let (digest, output) = (self.digest()?, self.u64()?.cast_signed());
+        for _ in 0..self.u32()? {
+            let (id, input) = (KeyId(self.digest()?), self.u32()?);
+            let link = CacheInfoLink { input, output, digest, selector: None };
+            visit(Change::AddLink { id, link, target });
+        }
+        Some(())
+    }
+
+    fn change(&mut self, tag: u8) -> Option<Change<'a>> {
+        match tag {
             ADD_RESULT => {
                 let (id, created_at) = (KeyId(self.digest()?), Timestamp(self.u64()?));
                 Some(Change::AddResult { id, created_at, result: self.text()? })
@@ -255,6 +307,31 @@ mod tests {
             count += 1;
         });
         assert_eq!((read, count), (frames.len(), 8));
+    }
+
+    /// Whatever its links have in common, a key comes back as a result and links.
+    #[test]
+    fn keys_come_back_as_they_were() {
+        let (id, result) = (KeyId(digest("t")), CacheResult { id: "r".into(), created_at: Timestamp(3) });
+        let link = |input| CacheInfoLink { input, output: -1, digest: digest("op"), selector: None };
+        let plain = [(KeyId(digest("a")), link(0)), (KeyId(digest("b")), link(1))];
+        let selected = [plain[0], (plain[1].0, CacheInfoLink { selector: Some(digest("part")), ..link(1) })];
+        let others = [plain[0], (plain[1].0, CacheInfoLink { output: 2, ..link(1) })];
+        for links in [&plain[..], &selected, &others, &plain[..1], &[]] {
+            let mut frame = Frame::default();
+            frame.add_key(&id, &result, links);
+            frame.add(&examples()[0]);
+            let mut found = Vec::new();
+            read(frame.sealed(), |change| found.push(format!("{change:?}")));
+            let result = Change::AddResult { id, created_at: Timestamp(3), result: "r" };
+            let link = |(source, link): &(KeyId, CacheInfoLink)| Change::AddLink {
+                id: *source,
+                link: *link,
+                target: id,
+            };
+            let all = [vec![result], links.iter().map(link).collect(), vec![examples()[0]]].concat();
+            assert_eq!(found, all.iter().map(|change| format!("{change:?}")).collect::<Vec<_>>());
+        }
     }
 
     #[test]

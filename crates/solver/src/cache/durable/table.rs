@@ -57,37 +57,23 @@ impl Table {
         }
     }
 
-    /// Adds a result to a key and links to it; visits what did not stand already.
+    /// Adds a result to a key and links to it; false if everything stood so already.
     pub(super) fn add_key(
         &mut self,
         id: &KeyId,
-        result: CacheResult,
+        result: &CacheResult,
         links: &[(KeyId, CacheInfoLink)],
-        mut visit: impl FnMut(&Change<'_>),
-    ) {
-        let (created_at, text) = (result.created_at, Arc::clone(&result.id));
-        let added = Change::AddResult { id: *id, created_at, result: &text };
-        if self.base.nodes() > 0 {
-            let target = *id;
-            let link = |(source, link): &(KeyId, CacheInfoLink)| Change::AddLink {
-                id: *source,
-                link: *link,
-                target,
-            };
-            for change in std::iter::once(added).chain(links.iter().map(link)) {
-                if self.apply(&change) {
-                    visit(&change);
-                }
-            }
-            return;
+    ) -> bool {
+        if self.base.nodes() == 0 {
+            let added = self.extra.add_result(id, result.clone());
+            return self.extra.add_links(id, links) || added;
         }
-        if self.extra.add_result(id, result) {
-            visit(&added);
+        let mut added =
+            self.apply(&Change::AddResult { id: *id, created_at: result.created_at, result: &result.id });
+        for (source, link) in links {
+            added |= self.apply(&Change::AddLink { id: *source, link: *link, target: *id });
         }
-        let target = *id;
-        self.extra.add_links(id, links, |source, link| {
-            visit(&Change::AddLink { id: *source, link: *link, target });
-        });
+        added
     }
 
     /// The number of a key: that of its node in the snapshot if this still stands, else that among
