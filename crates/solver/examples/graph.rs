@@ -11,9 +11,11 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::time::Instant;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 use quern_core::Digest;
 use quern_solver::{
     Blocking, CacheChains, CacheError, CacheExportMode, CacheExportOptions, CacheKeyStorage, CacheMap,
@@ -43,29 +45,31 @@ impl Op for NoOp {
     }
 }
 
-/// Files by name. A table of numbers is small enough to stay near the processor, unlike one of names.
-#[derive(Default)]
+/// Files by name, numbered as the vertices that make them. A table of numbers is small enough to stay
+/// near the processor, unlike one of names.
 struct Files<'a> {
     numbers: HashTable<u32>,
-    /// By number: the name, and the vertex that makes the file.
-    all: Vec<(&'a str, VertexRef)>,
+    names: Vec<&'a str>,
 }
 
 impl<'a> Files<'a> {
     fn with_capacity(files: usize) -> Self {
-        Self { numbers: HashTable::with_capacity(files), all: Vec::with_capacity(files) }
+        Self { numbers: HashTable::with_capacity(files), names: Vec::with_capacity(files) }
     }
 
-    fn get(&self, name: &str) -> Option<VertexRef> {
-        let known = |number: &u32| self.all[*number as usize].0 == name;
-        self.numbers.find(hash(name), known).map(|number| self.all[*number as usize].1)
-    }
-
-    /// Adds a file that is not there.
-    fn add(&mut self, name: &'a str, vertex: VertexRef) {
-        let number = self.all.len() as u32;
-        self.all.push((name, vertex));
-        self.numbers.insert_unique(hash(name), number, |number| hash(self.all[*number as usize].0));
+    /// The vertex of a file, and whether the file is new.
+    fn get_or_add(&mut self, name: &'a str) -> (VertexRef, bool) {
+        let names = &self.names;
+        let known = |number: &u32| names[*number as usize] == name;
+        match self.numbers.entry(hash(name), known, |number| hash(names[*number as usize])) {
+            Entry::Occupied(entry) => (VertexRef(*entry.get()), false),
+            Entry::Vacant(entry) => {
+                let number = names.len() as u32;
+                entry.insert(number);
+                self.names.push(name);
+                (VertexRef(number), true)
+            }
+        }
     }
 }
 
@@ -97,71 +101,107 @@ impl ResultCodec for Numbers {
     }
 }
 
+/// A line of the file.
+enum Line<'a> {
+    /// The rule's command before and after `$out`.
+    Command(&'a str, &'a str),
+    Step {
+        out: &'a str,
+        inputs: &'a str,
+    },
+    Targets(&'a str),
+    Other,
+}
+
+impl<'a> Line<'a> {
+    fn of(line: &'a str) -> Result<Self, &'static str> {
+        if let Some(step) = line.strip_prefix("build ") {
+            let end = step.bytes().position(|byte| byte == b':').ok_or("a step without `:`")?;
+            let (out, rest) = (&step[..end], step[end + 1..].trim_start());
+            let (rule, inputs) = rest.split_once(' ').unwrap_or((rest, ""));
+            return Ok(if rule == "phony" { Self::Targets(inputs) } else { Self::Step { out, inputs } });
+        }
+        let Some(command) = line.strip_prefix(" command = ") else { return Ok(Self::Other) };
+        let (before, after) = command.split_once("$out").ok_or("a command without `$out`")?;
+        Ok(Self::Command(before, after))
+    }
+}
+
+/// Hashes the command of every step, many at once; stops where the reader will find a mistake.
+fn hash_commands(text: &str, hashed: &Sender<Vec<Digest>>) {
+    let (mut before, mut after) = ("", "");
+    let (mut command, mut digests) = (Vec::new(), Vec::new());
+    for line in text.lines().map_while(|line| Line::of(line).ok()) {
+        match line {
+            Line::Command(start, end) => (before, after) = (start, end),
+            Line::Step { out, .. } => {
+                command.clear();
+                [before, out, after].iter().for_each(|part| command.extend_from_slice(part.as_bytes()));
+                digests.push(Digest::of(&command));
+            }
+            Line::Targets(_) | Line::Other => {}
+        }
+        if digests.len() == 1 << 10 {
+            // A reader that is gone has found a mistake.
+            let _ = hashed.send(std::mem::take(&mut digests));
+        }
+    }
+    let _ = hashed.send(digests);
+}
+
 /// What was read of a graph so far.
-#[derive(Default)]
-struct Reader<'a> {
+struct Reader<'a, D> {
     files: Files<'a>,
     builder: GraphBuilder,
-    /// The rule's command before and after `$out`.
-    command: (&'a str, &'a str),
-    /// The command of a step, put together.
-    words: Vec<u8>,
+    /// The digests of commands to come.
+    commands: D,
+    /// What the digest of a vertex covers.
+    covered: Vec<u8>,
     /// The inputs of a step.
     inputs: Vec<Input>,
     targets: Vec<Input>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a, D: Iterator<Item = Digest>> Reader<'a, D> {
     fn line(&mut self, line: &'a str) -> Result<(), Box<dyn Error>> {
-        if let Some(step) = line.strip_prefix("build ") {
-            let end = step.bytes().position(|byte| byte == b':').ok_or("a step without `:`")?;
-            let (out, rest) = (&step[..end], step[end + 1..].trim_start());
-            let (rule, inputs) = rest.split_once(' ').unwrap_or((rest, ""));
-            match rule {
-                "phony" => self.targets = words(inputs).map(|name| self.file(name)).collect(),
-                _ => self.step(out, inputs)?,
-            }
-        } else if let Some(command) = line.strip_prefix(" command = ") {
-            self.command = command.split_once("$out").ok_or("a command without `$out`")?;
+        match Line::of(line)? {
+            Line::Step { out, inputs } => self.step(out, inputs)?,
+            Line::Targets(names) => self.targets = words(names).map(|name| self.file(name)).collect(),
+            Line::Command(..) | Line::Other => {}
         }
         Ok(())
     }
 
     /// A step: its vertex digest covers its command and everything below it.
     fn step(&mut self, out: &'a str, inputs: &'a str) -> Result<(), Box<dyn Error>> {
-        self.words.clear();
-        for part in [self.command.0, out, self.command.1] {
-            self.words.extend_from_slice(part.as_bytes());
-        }
-        let op = Digest::of(&self.words);
+        let op = self.commands.next().ok_or("a step whose command was not hashed")?;
         let mut inputs_of = std::mem::take(&mut self.inputs);
         inputs_of.clear();
         inputs_of.extend(words(inputs).map(|name| self.file(name)));
-        self.words.clear();
-        self.words.extend_from_slice(op.as_bytes());
+        self.covered.clear();
+        self.covered.extend_from_slice(op.as_bytes());
         for input in &inputs_of {
             let below = self.builder.vertex(input.vertex).ok_or("an input that was not added")?;
-            self.words.extend_from_slice(below.digest.as_bytes());
+            self.covered.extend_from_slice(below.digest.as_bytes());
         }
-        let mut vertex = Vertex::new(Digest::of(&self.words), Arc::new(NoOp(op)));
+        let mut vertex = Vertex::new(Digest::of(&self.covered), Arc::new(NoOp(op)));
         // As long as needed, and no longer.
         vertex.inputs = inputs_of.clone();
         self.inputs = inputs_of;
-        if self.files.get(out).is_some() {
+        if !self.files.get_or_add(out).1 {
             return Err(format!("{out} is made twice, or used before it is made").into());
         }
-        self.files.add(out, self.builder.add(vertex));
+        self.builder.add(vertex);
         Ok(())
     }
 
     /// What makes a file; a source, if nothing was said to make it.
     fn file(&mut self, name: &'a str) -> Input {
-        let vertex = self.files.get(name).unwrap_or_else(|| {
+        let (vertex, is_new) = self.files.get_or_add(name);
+        if is_new {
             let digest = Digest::of(name.as_bytes());
-            let source = self.builder.add(Vertex::new(digest, Arc::new(NoOp(digest))));
-            self.files.add(name, source);
-            source
-        });
+            self.builder.add(Vertex::new(digest, Arc::new(NoOp(digest))));
+        }
         vertex.into()
     }
 }
@@ -177,16 +217,37 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The graph of a file, and its targets.
-fn read_graph(text: &str) -> Result<(Graph, Vec<Input>), Box<dyn Error>> {
+/// A graph and its targets.
+type Read = (Graph, Vec<Input>);
+
+/// The graph of a file; the digests of its commands come from elsewhere.
+fn read_graph(text: &str, commands: impl Iterator<Item = Digest>) -> Result<Read, Box<dyn Error>> {
     let lines = text.bytes().filter(|byte| *byte == b'\n').count();
     let mut reader = Reader {
         files: Files::with_capacity(lines),
         builder: GraphBuilder::with_capacity(lines),
-        ..Reader::default()
+        commands,
+        covered: Vec::new(),
+        inputs: Vec::new(),
+        targets: Vec::new(),
     };
     text.lines().try_for_each(|line| reader.line(line))?;
     Ok((reader.builder.finish()?, reader.targets))
+}
+
+/// Reads the graph of a text; meanwhile its commands are hashed, and then the cache is opened.
+fn read_and_open(text: &str, state: &str) -> Result<(Read, Arc<FileKeyStorage>), Box<dyn Error>> {
+    let (sender, hashed) = channel();
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            hash_commands(text, &sender);
+            drop(sender);
+            FileKeyStorage::open(PathBuf::from(state))
+        });
+        let read = read_graph(text, hashed.into_iter().flatten())?;
+        let opened = opening.join().map_err(|_| "opening the cache panicked")?;
+        Ok((read, Arc::new(opened?)))
+    })
 }
 
 /// Something transferable for any result.
@@ -214,15 +275,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let text = std::fs::read_to_string(file)?;
     lap("read");
-    // The cache is opened while the graph is read.
-    let state_folder = PathBuf::from(state);
-    let opening = std::thread::spawn(move || FileKeyStorage::open(state_folder));
-    let (graph, targets) = read_graph(&text)?;
+    let ((graph, targets), keys) = read_and_open(&text, state)?;
     drop(text);
     lap("graph");
-    let keys = Arc::new(opening.join().map_err(|_| "opening the cache panicked")??);
     let cache = KeyedCache::new("disk", keys.clone(), Arc::new(InlineResultStorage::new(Numbers)))?;
-    lap("open");
     let solver = Solver::new(SolverOptions { cache: Arc::new(cache), ..SolverOptions::default() });
     let job = solver.job("build")?;
     let mut failed = None;
