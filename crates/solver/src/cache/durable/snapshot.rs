@@ -117,8 +117,7 @@ impl Links {
             }
         }
         rows.sort_unstable();
-        let digests = (0..digests.end()).map(|number| digests.digest(number)).collect();
-        Self { rows, digests }
+        Self { rows, digests: digests.into_digests() }
     }
 
     /// Where the links to each node start among the second, the numbers of links by target.
