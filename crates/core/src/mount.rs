@@ -31,6 +31,8 @@ pub enum Mount {
         owner: Option<(u32, u32)>,
         /// Its permission bits at first, `0o755` if absent.
         mode: Option<u32>,
+        /// Whether the step may only read it.
+        read_only: bool,
     },
     /// A private directory in memory.
     Tmpfs {
@@ -85,7 +87,15 @@ impl Mount {
     /// A cache that steps share, empty at first and owned by whoever the step runs as.
     pub fn cache(target: impl Into<String>, id: impl Into<String>) -> Self {
         let (target, id) = (target.into(), id.into());
-        Self::Cache { target, id, sharing: Sharing::Shared, seed: None, owner: None, mode: None }
+        Self::Cache {
+            target,
+            id,
+            sharing: Sharing::Shared,
+            seed: None,
+            owner: None,
+            mode: None,
+            read_only: false,
+        }
     }
 
     /// A secret that only the step's user can read.
@@ -124,12 +134,15 @@ impl Mount {
                     v.number("writable", 1);
                 }
             }
-            Self::Cache { seed, owner, mode, .. } => {
+            Self::Cache { seed, owner, mode, read_only, .. } => {
                 if let Some((snapshot, path)) = seed {
                     v.digest("seed", snapshot);
                     v.text("seed.path", path);
                 }
                 walk_access(v, *owner, mode.filter(|mode| *mode != 0o755));
+                if *read_only {
+                    v.number("read_only", 1);
+                }
             }
             Self::Tmpfs { size, .. } => {
                 if let Some(size) = size {
@@ -174,7 +187,8 @@ mod tests {
 
     fn cache(seed: Option<&str>, owner: Option<(u32, u32)>, mode: Option<u32>) -> Mount {
         let seed = seed.map(|path| (Digest::of(b"s"), path.to_owned()));
-        Mount::Cache { target: "/m".into(), id: "i".into(), sharing: Sharing::Shared, seed, owner, mode }
+        let (target, id) = ("/m".into(), "i".into());
+        Mount::Cache { target, id, sharing: Sharing::Shared, seed, owner, mode, read_only: false }
     }
 
     fn secret(mode: u32, owner: Option<(u32, u32)>) -> Mount {
@@ -187,7 +201,12 @@ mod tests {
 
     #[test]
     fn what_shapes_a_mount_enters_the_key() {
+        let mut read_only = Mount::cache("/m", "i");
+        if let Mount::Cache { read_only, .. } = &mut read_only {
+            *read_only = true;
+        }
         let all = [
+            read_only,
             snapshot("/", false),
             snapshot("/", true),
             snapshot("/a", false),

@@ -182,7 +182,8 @@ mod tests {
 
     fn cache(seed: Option<&str>, owner: Option<(u32, u32)>, mode: Option<u32>) -> Mount {
         let seed = seed.map(|path| (Digest::of(b"s"), path.to_owned()));
-        Mount::Cache { target: "/c".into(), id: "id".into(), sharing: Sharing::Locked, seed, owner, mode }
+        let (target, id) = ("/c".into(), "id".into());
+        Mount::Cache { target, id, sharing: Sharing::Locked, seed, owner, mode, read_only: false }
     }
 
     #[test]

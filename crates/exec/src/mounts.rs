@@ -40,16 +40,16 @@ pub(crate) const NAME_SERVICE: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 
 /// Opens what is to be shown, in the order of the mounts.
 pub(crate) fn open_sources(mounts: &[Placed], mut room: Option<&mut Room>) -> Result<Vec<Source>, Refusal> {
+    let shown =
+        |source: &str, write: bool| detached(source, PLAIN | if write { 0 } else { libc::MOUNT_ATTR_RDONLY });
     let mut open = |placed: &Placed| match &placed.what {
-        What::Bind { source, write } => {
-            detached(source, PLAIN | if *write { 0 } else { libc::MOUNT_ATTR_RDONLY }).map(Some)
-        }
-        What::Cache { source, fill, .. } => {
+        What::Bind { source, write } => shown(source, *write).map(Some),
+        What::Cache { source, write, fill, .. } => {
             if let Some(fill) = fill {
                 let room = room.as_mut().expect("a step with new caches has a room");
                 fill_cache(room, source, fill)?;
             }
-            detached(source, PLAIN).map(Some)
+            shown(source, *write).map(Some)
         }
         What::Socket { source, .. } => detached(source, PLAIN).map(Some),
         What::Snapshot { layers, path, upper } => {

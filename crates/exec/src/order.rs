@@ -143,10 +143,12 @@ pub(crate) enum What {
         /// Whether the step may write; it then owns the directory.
         write: bool,
     },
-    /// A directory that outlives the step, which may write to it.
+    /// A directory that outlives the step.
     Cache {
         /// Which.
         source: String,
+        /// Whether the step may write.
+        write: bool,
         /// What it is made of before; it is there already if absent.
         fill: Option<Fill>,
         /// Whether it belongs to the step's user.

@@ -236,7 +236,7 @@ impl Places<'_> {
     }
 
     fn cache(&mut self, mount: &Mount) -> Result<What, ExecError> {
-        let Mount::Cache { seed, owner, mode, .. } = mount else { unreachable!("the caller looked") };
+        let Mount::Cache { seed, owner, mode, read_only, .. } = mount else { unreachable!("the caller looked") };
         let held = self.caches.of(mount);
         let fill = match seed {
             Some((snapshot, path)) if held.is_new => {
@@ -245,7 +245,8 @@ impl Places<'_> {
             }
             _ => None,
         };
-        Ok(What::Cache { source: text(&held.data)?, fill, give: owner.is_none() && seed.is_none() })
+        let (source, write) = (text(&held.data)?, !read_only);
+        Ok(What::Cache { source, write, fill, give: write && owner.is_none() && seed.is_none() })
     }
 
     fn text(&mut self, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> What {

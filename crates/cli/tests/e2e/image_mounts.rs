@@ -100,3 +100,26 @@ RUN --mount=type=cache,target=/cache,id=count echo x >> /cache/lines; wc -l < /c
     assert_eq!((space.read("first/count").trim(), space.read("second/count").trim()), ("1", "2"));
     assert!(!space.path("second/cache/lines").exists());
 }
+
+#[test]
+fn a_cache_that_is_only_read_stays_as_it_is() {
+    let space = space_with_base();
+    let text = |third: &str| {
+        format!(
+            "FROM base
+RUN --mount=type=cache,target=/cache echo 1 > /cache/one
+RUN --mount=type=cache,target=/cache,ro cat /cache/one > /one; touch /cache/two 2> /refusal || cat /refusal > /why
+RUN --mount=type=cache,target=/cache{third} ls /cache > /holds
+"
+        )
+    };
+    dockerfile(&space, &text(""));
+    build(&space, "-o out").run.ok();
+    assert_eq!((space.read("out/one").trim(), space.read("out/holds").trim()), ("1", "one"));
+    assert!(space.read("out/why").contains("Read-only file system"), "{}", space.read("out/why"));
+    // Whether it can be written to is a part of what a step sees.
+    dockerfile(&space, &text(",readonly"));
+    let third = "RUN --mount=type=cache,target=/cache,readonly ls /cache > /holds";
+    assert_eq!(build(&space, "").ran(), [third]);
+    assert_eq!(build(&space, "").ran(), Vec::<String>::new());
+}

@@ -20,6 +20,7 @@ checks!(
     mounts_inside_of_mounts,
     caches_of_a_build,
     caches_that_start_with_files,
+    caches_that_can_only_be_read,
     private_caches,
     a_locked_cache_is_waited_for,
     waiting_for_a_cache_can_be_cancelled,
@@ -38,7 +39,8 @@ fn cache(id: &str, sharing: Sharing) -> Mount {
 }
 
 fn cache_at(target: &str, id: &str, sharing: Sharing) -> Mount {
-    Mount::Cache { target: target.into(), id: id.into(), sharing, seed: None, owner: None, mode: None }
+    let (target, id) = (target.into(), id.into());
+    Mount::Cache { target, id, sharing, seed: None, owner: None, mode: None, read_only: false }
 }
 
 /// A snapshot of two layers: the upper one adds, replaces and removes.
@@ -175,7 +177,7 @@ fn mounts_inside_of_mounts(lab: &Lab) {
 fn caches_of_a_build(lab: &Lab) {
     let owned = |owner, mode| {
         let (target, id) = ("/c".into(), "id".into());
-        vec![Mount::Cache { target, id, sharing: Sharing::Shared, seed: None, owner, mode }]
+        vec![Mount::Cache { target, id, sharing: Sharing::Shared, seed: None, owner, mode, read_only: false }]
     };
     let script = "stat -c '%a %u:%g' /c; ls -A /c; echo > /c/x";
     assert_eq!(lab.said(with(lab.change(script), owned(Some((0, 0)), None))), "755 0:0");
@@ -198,7 +200,7 @@ fn caches_that_start_with_files(lab: &Lab) {
     let seeded = |sharing, path: &str| {
         let seed = Some((snapshot, path.to_owned()));
         let (target, id) = ("/c".into(), "id".into());
-        vec![Mount::Cache { target, id, sharing, seed, owner: None, mode: None }]
+        vec![Mount::Cache { target, id, sharing, seed, owner: None, mode: None, read_only: false }]
     };
     for sharing in [Sharing::Shared, Sharing::Locked, Sharing::Private] {
         let run = |script: &str| lab.said(with(lab.change(script), seeded(sharing, "/src")));
@@ -216,6 +218,30 @@ fn caches_that_start_with_files(lab: &Lab) {
         let error = lab.run(with(lab.change("true"), seeded(Sharing::Shared, path))).unwrap_err().to_string();
         assert!(error.contains(&format!("filling a new cache with {path} of a snapshot")), "{error}");
         assert!(lab.run(with(lab.change("true"), seeded(Sharing::Shared, path))).is_err());
+    }
+}
+
+fn caches_that_can_only_be_read(lab: &Lab) {
+    let snapshot = source(lab);
+    for seed in [None, Some((snapshot, "/src".to_owned()))] {
+        let cache = |read_only| {
+            let (target, id, sharing) = ("/c".into(), "id".into(), Sharing::Shared);
+            Mount::Cache {
+                target,
+                id,
+                sharing,
+                seed: seed.clone(),
+                owner: Some((0, 0)),
+                mode: None,
+                read_only,
+            }
+        };
+        let run = |script: &str, read_only| lab.said(with(lab.change(script), vec![cache(read_only)]));
+        // Also the step that makes it cannot write to it.
+        let write = "touch /c/x 2> /dev/null || echo no; rm -r /c/one 2> /dev/null; ls /c | grep -c x";
+        assert_eq!(run(&format!("{write} || true"), true), "no\n0");
+        run("echo written > /c/x", false);
+        assert_eq!(run(&format!("{write}; cat /c/x"), true), "no\n1\nwritten");
     }
 }
 

@@ -167,7 +167,8 @@ impl Lowering<'_> {
                 };
                 // Docker's caches belong to root whoever runs the command.
                 let owner = Some(owner.unwrap_or((0, 0)));
-                Mount::Cache { target, id: cache_id(id), sharing, seed, owner, mode: mount.mode }
+                let (mode, read_only) = (mount.mode, mount.read_only);
+                Mount::Cache { target, id: cache_id(id), sharing, seed, owner, mode, read_only }
             }
             MountKind::Tmpfs { size } => Mount::Tmpfs { target, size: *size },
             MountKind::Secret { id, env, file, required } => {
