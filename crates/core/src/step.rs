@@ -11,13 +11,14 @@
 //! | `inputs` | yes, target and tree digest | the program can read them |
 //! | `mounts` | yes, without secret values, places of sockets and the sharing of caches | snapshot, cache id, secret name, owner, mode and target shape what it sees |
 //! | `root` | yes, if writable | its changes are part of the result |
-//! | `network`, `platform` | yes | they change what a program can do |
+//! | `network`, `hosts`, `platform` | yes | they change what a program can do |
 //! | `outputs`, `accept` | yes | they shape the result |
 //! | `resources`, `timeout` | no | they decide whether a result comes, never which |
 //! | [`Attempt::env`], [`Attempt::number`], secret values, sockets | no | they differ from run to run |
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +50,9 @@ pub struct Step {
     pub mounts: Vec<Mount>,
     /// What network the step sees.
     pub network: Network,
+    /// Names of machines besides those that are known anyway, in the order in which they are looked up; shown where the root
+    /// can be written to.
+    pub hosts: Vec<(String, IpAddr)>,
     /// The platform it needs.
     pub platform: Platform,
     /// Absolute directories that are empty at the start and whose trees are the result, in order.
@@ -170,6 +174,10 @@ impl Canon for Step {
         if self.root == RootAccess::Writable {
             v.text("root", "writable");
         }
+        // And those from before there were names.
+        if !self.hosts.is_empty() {
+            list(v, "hosts", &self.hosts, |v, (name, address)| v.text(name, &address.to_string()));
+        }
     }
 }
 
@@ -238,6 +246,7 @@ mod tests {
             inputs: vec![Input { target: "/pfs/in".into(), tree: Digest::of(b"") }],
             mounts: Vec::new(),
             network: Network::None,
+            hosts: Vec::new(),
             platform: Platform { os: "linux".into(), arch: "amd64".into() },
             outputs: vec!["/pfs/out".into()],
             accept: Vec::new(),
@@ -248,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_a_program_can_see_enters_the_key() {
-        let changes: [fn(&mut Step); 13] = [
+        let changes: [fn(&mut Step); 15] = [
             |s| s.argv.push("x".into()),
             |s| drop(s.env.insert("A".into(), "2".into())),
             |s| s.cwd = "/x".into(),
@@ -260,6 +269,8 @@ mod tests {
             |s| s.mounts.push(Mount::cache("/c", "c")),
             |s| s.root = RootAccess::Writable,
             |s| s.network = Network::Host,
+            |s| s.hosts.push(("a".into(), IpAddr::from([10, 0, 0, 1]))),
+            |s| s.hosts.push(("a".into(), IpAddr::from([10, 0, 0, 2]))),
             |s| s.outputs.clear(),
             |s| s.accept.push(3),
         ];

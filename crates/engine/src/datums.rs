@@ -330,6 +330,7 @@ fn template(pipeline: &Pipeline, image: &Image) -> Step {
         inputs: run.app.map(|tree| StepInput { target: "/app".into(), tree }).into_iter().collect(),
         mounts,
         network: if run.network { Network::Host } else { Network::None },
+        hosts: Vec::new(),
         platform: Platform::current(),
         outputs: vec!["/pfs/out".into()],
         accept: run.accept.clone(),

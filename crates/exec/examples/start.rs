@@ -104,6 +104,7 @@ fn step(kind: &str) -> Step {
         inputs: if map { vec![Input { target, tree: Digest::of(b"datum") }] } else { Vec::new() },
         mounts: Vec::new(),
         network: if kind == "host" { Network::Host } else { Network::None },
+        hosts: Vec::new(),
         platform: Platform::current(),
         outputs: if builds { Vec::new() } else { vec!["/pfs/out".into()] },
         accept: Vec::new(),

@@ -2,12 +2,13 @@
 
 use std::any::Any;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use quern_core::port::{
     DraftLayer, Images, InlineEntry, Layers, PortError, Presented, RootLayout, Workspace,
 };
-use quern_core::step::{Attempt, Input, Mount, Network, RootAccess};
+use quern_core::step::{Attempt, Input, Mount, Network, RootAccess, Step};
 use quern_core::{ContentRef, Digest};
 
 use crate::cache::Caches;
@@ -115,7 +116,7 @@ impl<'a> Plan<'a> {
             mounts.push(placed(mount.target(), places.mount(mount, attempt)?));
         }
         if step.root == RootAccess::Writable {
-            places.name_service(step.network, &mut mounts);
+            places.name_service(step, &mut mounts);
         }
         mounts.sort_by(|a, b| a.target.cmp(&b.target));
         let has_snapshots = mounts
@@ -236,7 +237,9 @@ impl Places<'_> {
     }
 
     fn cache(&mut self, mount: &Mount) -> Result<What, ExecError> {
-        let Mount::Cache { seed, owner, mode, read_only, .. } = mount else { unreachable!("the caller looked") };
+        let Mount::Cache { seed, owner, mode, read_only, .. } = mount else {
+            unreachable!("the caller looked")
+        };
         let held = self.caches.of(mount);
         let fill = match seed {
             Some((snapshot, path)) if held.is_new => {
@@ -254,19 +257,25 @@ impl Places<'_> {
     }
 
     /// What finds names, where nothing else is mounted in its place.
-    fn name_service(&mut self, network: Network, mounts: &mut Vec<Placed>) {
+    fn name_service(&mut self, step: &Step, mounts: &mut Vec<Placed>) {
         for path in NAME_SERVICE {
             if mounts.iter().any(|placed| placed.target == path || is_below(path, &placed.target)) {
                 continue;
             }
-            let mut bytes = if path == NAME_SERVICE[1] { OWN_NAMES.to_vec() } else { Vec::new() };
-            if network == Network::Host {
+            let mut bytes = if path == NAME_SERVICE[1] { own_names(step) } else { Vec::new() };
+            if step.network == Network::Host {
                 bytes.extend(fs::read(path).unwrap_or_default());
             }
             let what = self.text(&bytes, 0o644, Some((0, 0)));
             mounts.push(placed(path, what));
         }
     }
+}
+
+/// Names that a step knows without the machine's.
+fn own_names(step: &Step) -> Vec<u8> {
+    let line = |(name, address): &(String, IpAddr)| format!("{address}\t{name}\n").into_bytes();
+    OWN_NAMES.iter().copied().chain(step.hosts.iter().flat_map(line)).collect()
 }
 
 fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {

@@ -86,6 +86,9 @@ pub struct ImageBuild {
     /// Network of RUN steps that name none
     #[arg(long, value_name = "MODE", value_parser = ["default", "host", "none"], default_value = "default")]
     pub network: String,
+    /// A name of a machine for RUN steps; host-gateway stands for this machine (repeat for several)
+    #[arg(long, value_name = "NAME:ADDRESS")]
+    pub add_host: Vec<String>,
     /// Upload the image to the registry of its name
     #[arg(long)]
     pub push: bool,

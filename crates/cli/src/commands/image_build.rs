@@ -191,6 +191,7 @@ fn request(args: &ImageBuild, context: &Context) -> Result<Request, Failure> {
         no_cache_stages: args.no_cache_filter.clone(),
         pull: args.pull,
         network: if args.network == "none" { Network::None } else { Network::Host },
+        hosts: args.add_host.iter().map(|text| options::host(text)).collect::<Result<_, _>>()?,
         secrets: pairs(&args.secret)?,
         agents,
         contexts,

@@ -123,3 +123,20 @@ RUN --mount=type=cache,target=/cache{third} ls /cache > /holds
     assert_eq!(build(&space, "").ran(), [third]);
     assert_eq!(build(&space, "").ran(), Vec::<String>::new());
 }
+
+#[test]
+fn names_of_machines_are_given_to_steps() {
+    let space = space_with_base();
+    dockerfile(&space, "FROM base\nRUN grep -e db -e gate /etc/hosts > /names\n");
+    let with = "--add-host db:10.0.0.5 --add-host db=[fd00::5] --add-host gate:host-gateway";
+    build(&space, &format!("-o out {with}")).run.ok();
+    assert_eq!(space.read("out/names"), "10.0.0.5\tdb\nfd00::5\tdb\n127.0.0.1\tgate\n");
+    assert!(!space.path("out/etc/hosts").exists(), "names are no part of the image");
+    // They are a part of what a step sees, and of nothing else.
+    assert_eq!(build(&space, with).ran(), Vec::<String>::new());
+    let step = "RUN grep -e db -e gate /etc/hosts > /names";
+    assert_eq!(build(&space, "--add-host db:10.0.0.6").ran(), [step]);
+    for bad in ["db", "db:nowhere"] {
+        build(&space, &format!("--add-host {bad}")).run.says(2, &["--add-host", bad]);
+    }
+}

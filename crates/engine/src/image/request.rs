@@ -1,6 +1,7 @@
 //! What a build is asked for.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use quern_core::step::{self, Network};
@@ -29,6 +30,8 @@ pub struct Request {
     pub pull: bool,
     /// The network of commands that name none.
     pub network: Network,
+    /// Names of machines for commands, beside those they know anyway.
+    pub hosts: Vec<(String, IpAddr)>,
     /// Values of secrets by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// Sockets of agents by id.

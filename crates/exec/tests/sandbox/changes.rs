@@ -271,6 +271,9 @@ fn what_a_build_sees(lab: &Lab) {
     let said = lab.said(networked);
     let machine = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     assert!(said.starts_with(machine.trim_end()), "{said}");
+    let mut with_names = lab.change("tail -n 2 /etc/hosts");
+    with_names.hosts = vec![("one".into(), [10, 0, 0, 1].into()), ("one".into(), "fd00::1".parse().unwrap())];
+    assert_eq!(lab.said(with_names), "10.0.0.1\tone\nfd00::1\tone");
     let mut own = lab.change("env");
     own.env.insert("HOME".into(), "/elsewhere".into());
     assert!(lab.said(own).contains("HOME=/elsewhere\n"));

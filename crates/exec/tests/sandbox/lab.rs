@@ -194,6 +194,7 @@ pub fn step(image: &str, argv: &[&str]) -> Step {
         inputs: Vec::new(),
         mounts: Vec::new(),
         network: Network::None,
+        hosts: Vec::new(),
         platform: Platform::current(),
         outputs: vec!["/pfs/out".into()],
         accept: Vec::new(),

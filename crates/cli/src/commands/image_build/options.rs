@@ -1,6 +1,7 @@
 //! Options that are lists of fields, such as `type=oci,dest=app.tar`, read as `docker buildx` reads them.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use crate::failure::Failure;
@@ -163,9 +164,48 @@ pub fn agent(text: &str) -> Result<(String, PathBuf), Failure> {
     Ok((if id.is_empty() { "default".to_owned() } else { id.to_owned() }, socket))
 }
 
+/// A machine's name and its address: `NAME:ADDRESS` or `NAME=ADDRESS`, an address of IPv6 with or without brackets.
+///
+/// `host-gateway` is this machine. Commands share its network, so that is the loopback interface.
+///
+/// # Errors
+/// [`Failure`] if it is not understood.
+pub fn host(text: &str) -> Result<(String, IpAddr), Failure> {
+    let parts = text.split_once('=').or_else(|| text.split_once(':'));
+    let parts = parts.filter(|(name, _)| !name.is_empty() && !name.contains(char::is_whitespace));
+    let (name, address) = parts.ok_or_else(|| {
+        wrong("--add-host", text, "write NAME:ADDRESS, such as db:10.0.0.5 or db:host-gateway")
+    })?;
+    let plain = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let address = match plain {
+        "host-gateway" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        plain => plain
+            .parse()
+            .map_err(|_| wrong("--add-host", text, &format!("`{address}` is no address of IPv4 or IPv6")))?,
+    };
+    Ok((name.to_owned(), address))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_are_read_as_buildx_reads_them() {
+        for (text, name, address) in [
+            ("db:10.0.0.5", "db", "10.0.0.5"),
+            ("db=10.0.0.5", "db", "10.0.0.5"),
+            ("db:::1", "db", "::1"),
+            ("db:[fd00::1]", "db", "fd00::1"),
+            ("db=[fd00::1]", "db", "fd00::1"),
+            ("here:host-gateway", "here", "127.0.0.1"),
+        ] {
+            assert_eq!(host(text).unwrap(), (name.to_owned(), address.parse().unwrap()), "{text}");
+        }
+        for bad in ["", "db", ":1.2.3.4", "db:", "db:1.2.3", "a b:1.2.3.4", "db:[::1", "db:other"] {
+            assert!(host(bad).unwrap_err().message.contains("--add-host"), "{bad}");
+        }
+    }
 
     #[test]
     fn fields_are_read_as_buildx_reads_them() {

@@ -86,6 +86,7 @@ impl Lowering<'_> {
                 inputs: Vec::new(),
                 mounts,
                 network: self.network(run.network),
+                hosts: self.around.request.hosts.clone(),
                 platform: Platform {
                     os: state.config.platform.os.clone(),
                     arch: state.config.platform.architecture.clone(),
