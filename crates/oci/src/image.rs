@@ -18,12 +18,10 @@ pub use contents::{Contents, contents};
 /// One image, read and checked; its layers are not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Digest of the manifest.
-    pub manifest: Digest,
-    /// Digest of the config, which Docker calls the id of the image.
-    pub id: Digest,
-    /// What names the manifest and the config.
-    pub documents: [Descriptor; 2],
+    /// What names the manifest.
+    pub manifest: Descriptor,
+    /// What names the config.
+    pub config_document: Descriptor,
     /// The config.
     pub config: ImageConfig,
     /// The layers, lowest first.
@@ -40,6 +38,11 @@ pub struct Layer {
 }
 
 impl Image {
+    /// Digest of the config, which Docker calls the id of the image.
+    pub fn id(&self) -> Digest {
+        self.config_document.digest
+    }
+
     /// What identifies the root file system, however its layers are compressed: the chain id of the topmost layer, or
     /// the digest of nothing for an image without layers.
     pub fn chain_id(&self) -> Digest {

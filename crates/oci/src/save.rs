@@ -130,11 +130,11 @@ fn docker<S: Source>(
         let tagged: Vec<_> = tagged.map(|name| name.familiar()).collect();
         for familiar in &tagged {
             let (repository, tag) = familiar.rsplit_once(':').expect("it has a tag");
-            let top = image.layers.last().map_or(image.id, |layer| layer.descriptor.digest);
+            let top = image.layers.last().map_or_else(|| image.id(), |layer| layer.descriptor.digest);
             repositories.entry(repository.to_owned()).or_default().insert(tag.to_owned(), top.hex());
         }
         list.push(Saved {
-            config: place(&image.id),
+            config: place(&image.id()),
             repo_tags: tagged,
             layers: image.layers.iter().map(|layer| place(&layer.descriptor.digest)).collect(),
         });

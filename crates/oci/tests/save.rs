@@ -94,7 +94,7 @@ fn archives_made_here_are_read_by_skopeo_and_by_us() {
             skopeo(&["copy", "--quiet", &source, &target]);
             let copied: serde_json::Value =
                 serde_json::from_slice(&fs::read(space.path().join("dir/manifest.json")).unwrap()).unwrap();
-            let id = saved.resolve(Some("v2"), &amd64()).unwrap().id;
+            let id = saved.resolve(Some("v2"), &amd64()).unwrap().id();
             assert_eq!(copied["config"]["digest"], id.to_string());
             assert_eq!(copied["layers"].as_array().unwrap().len(), 2);
         }
@@ -121,7 +121,7 @@ fn archives_of_docker_save_are_read() {
     assert_eq!(saved.tags(), ["example.org/app:v7"]);
     let found = saved.resolve(Some("v7"), &amd64()).unwrap();
     assert_eq!(found.chain_id(), expected.chain_id());
-    assert_eq!(found.id, expected.id);
+    assert_eq!(found.id(), expected.id());
     for layer in &found.layers {
         saved.blob(&layer.descriptor).unwrap().finish().unwrap();
     }

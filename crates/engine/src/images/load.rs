@@ -32,15 +32,14 @@ impl ImageStore {
             // A tag alone, as some tools write it, names no image.
             let name = name.filter(|name| name.contains(['/', ':'])).and_then(|name| name.parse().ok());
             let (image, _) = choose(&layout, std::slice::from_ref(entry), platform, &limits)?;
-            if let Some(known) = loaded.iter_mut().find(|known| known.record.id == image.id) {
+            if let Some(known) = loaded.iter_mut().find(|known| known.record.id == image.id()) {
                 known.names.extend(name);
                 continue;
             }
             let mut record = self.import(&layout, &image)?.record;
-            let [manifest, _] = &image.documents;
-            let stored = self.blobs.put(&layout.document(manifest, "a manifest")?)?;
+            let mut manifest = image.manifest;
+            let stored = self.blobs.put(&layout.document(&manifest, "a manifest")?)?;
             debug_assert_eq!(stored.digest, manifest.digest, "a layout compares digests");
-            let mut manifest = manifest.clone();
             manifest.annotations.clear();
             record.manifest = Some(manifest);
             loaded.push(Loaded { record, names: name.into_iter().collect() });

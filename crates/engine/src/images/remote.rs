@@ -28,11 +28,10 @@ impl ImageStore {
             diff_id: layer.diff_id,
             blob: Some(layer.descriptor.clone()),
         };
-        let [manifest, _] = &pulled.image.documents;
         let record = ImageRecord {
             format: Version,
-            id: pulled.image.id,
-            manifest: Some(manifest.clone()),
+            id: pulled.image.id(),
+            manifest: Some(pulled.image.manifest.clone()),
             layers: pulled.image.layers.iter().map(layer).collect(),
             snapshot: None,
             epoch: None,

@@ -251,8 +251,7 @@ impl ImageStore {
             Ok(ImageLayer { diff_id: layer.diff_id, blob: Some(layer.descriptor.clone()) })
         });
         let layers = layers.collect::<Result<Vec<_>, ImageError>>()?;
-        let [_, config] = &image.documents;
-        let config = self.blobs.put(&place.document(config, "a config")?)?;
+        let config = self.blobs.put(&place.document(&image.config_document, "a config")?)?;
         self.note_blobs(&layers)?;
         let record = ImageRecord {
             format: Version,

@@ -128,9 +128,8 @@ impl Candidate {
         }
         let layers = layers.iter().cloned().zip(diff_ids.iter().copied());
         Ok(Image {
-            manifest: digest,
-            id: self.manifest.config.digest,
-            documents: [self.entry, self.manifest.config],
+            manifest: self.entry,
+            config_document: self.manifest.config,
             layers: layers.map(|(descriptor, diff_id)| Layer { descriptor, diff_id }).collect(),
             config: self.config,
         })

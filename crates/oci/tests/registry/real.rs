@@ -81,7 +81,7 @@ fn an_index_goes_there_and_comes_back() {
     let here = MemBlobs::default();
     log.lock().unwrap().clear();
     let pulled = pull(&client, &target, &amd64(), &here, &transfer).unwrap();
-    assert_eq!((pulled.root.digest, pulled.image.manifest), (root.digest, manifests[1].digest));
+    assert_eq!((pulled.root.digest, pulled.image.manifest.digest), (root.digest, manifests[1].digest));
     assert_eq!(pulled.image.layers[1], amd);
     assert_eq!(here.len(), 5, "index, manifest, config and two layers");
     assert_eq!(stages(&log), [Stage::Done; 2]);
@@ -248,7 +248,7 @@ fn caches_and_statements_are_kept_by_a_registry() {
     push(&client, &stored(&blobs), &root, &target, &transfer).unwrap();
     let here = MemBlobs::default();
     let pulled = pull(&client, &target, &amd64(), &here, &transfer).unwrap();
-    assert_eq!(pulled.image.manifest, image.digest);
+    assert_eq!(pulled.image.manifest.digest, image.digest);
     let repository = Repository::of(&target);
     let remote = Remote { registry: &client, repository, document_limit: 1 << 20 };
     let everything = contents(&remote, &root, &Limits::default()).unwrap();
