@@ -214,12 +214,18 @@ fn state_folder(global: &Global) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Registries, with the credentials that Docker keeps.
+/// Registries, with the credentials and certificates that Docker keeps.
 pub fn registry() -> Client {
-    let folder = std::env::var_os("DOCKER_CONFIG").filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let folder = folder.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
+    let place = |name: &str| std::env::var_os(name).filter(|place| !place.is_empty()).map(PathBuf::from);
+    let home = place("HOME");
+    let folder = place("DOCKER_CONFIG").or_else(|| Some(home.as_ref()?.join(".docker")));
+    // Docker of an ordinary user keeps certificates there.
+    let rootless = place("XDG_CONFIG_HOME").or_else(|| Some(home?.join(".config")));
+    let certificates =
+        [folder.clone(), rootless.map(|config| config.join("docker")), Some("/etc/docker".into())];
+    let certificates = certificates.into_iter().flatten().map(|folder| folder.join("certs.d")).collect();
     let credentials = folder.map(|folder| DockerCredentials::new(folder.join("config.json")));
-    Client::new(registry::Options::default(), credentials)
+    Client::new(registry::Options { certificates, ..registry::Options::default() }, credentials)
 }
 
 /// The machine's clock.

@@ -7,12 +7,14 @@
 //! |---|---|
 //! | one request: where it may go, when it is tried again | [`http`](self), `http.rs` |
 //! | what a registry asks for, tokens | `auth.rs`, `challenge.rs` |
+//! | whom to trust at one registry | `certificates.rs` |
 //! | users and passwords from Docker's files and helpers | [`DockerCredentials`] |
 //! | the requests of the distribution API | [`Client`] |
 //! | a download or upload that breaks off and goes on | `download.rs`, `upload.rs` |
 //! | whole images | [`push`], [`pull`] |
 
 mod auth;
+mod certificates;
 mod challenge;
 mod client;
 mod credentials;

@@ -107,8 +107,8 @@ impl Client {
         let response = self.send(repository, &Scope::pull(&repository.name), call)?;
         let found = match response.status().as_u16() {
             200 => described(&response),
-            // Some servers have no HEAD here.
-            405 => None,
+            // Some servers have no HEAD here, and what is wrong with a request stands in the answer to a GET.
+            400 | 405 => None,
             _ => return Err(refusal(response)),
         };
         let found = if let Some(found) = found {

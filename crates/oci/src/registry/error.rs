@@ -71,6 +71,9 @@ pub enum Problem {
     Cancelled,
 }
 
+/// A part of what servers say to plain http where https is spoken.
+pub(super) const WANTS_HTTPS: &str = "HTTPS server";
+
 impl From<BlobError> for Problem {
     fn from(error: BlobError) -> Self {
         Self::Blob(error)
@@ -84,6 +87,10 @@ impl Problem {
                 "{registry} cannot be reached ({reason}); check the name and the network, and list it among the insecure registries if it speaks plain http"
             ),
             Self::Stalled => format!("{registry} stopped answering; try again"),
+            Self::Tls(reason) if reason.contains("certificate") => format!(
+                "no secure connection to {registry} ({reason}); if its authority is one of your own, put that one's certificate \
+                 into /etc/docker/certs.d/{registry}/ca.crt or ~/.docker/certs.d/{registry}/ca.crt"
+            ),
             Self::Tls(reason) => format!(
                 "no secure connection to {registry} ({reason}); if it speaks plain http, list it among the insecure registries"
             ),
@@ -98,6 +105,10 @@ impl Problem {
             }
             Self::NotFound => "there is no such thing; check the name".to_owned(),
             Self::Throttled => format!("{registry} wants fewer requests; try again later"),
+            Self::Status(400, words) if words.contains(WANTS_HTTPS) => format!(
+                "{registry} speaks https; put the certificate of its authority into /etc/docker/certs.d/{registry}/ca.crt or \
+                 ~/.docker/certs.d/{registry}/ca.crt"
+            ),
             Self::Status(status, words) => format!("the registry answered {status}{}", said(words)),
             Self::Broken(reason) => format!("the answer is not valid: {reason}"),
             Self::Redirect(reason) => format!("a redirect was not followed: {reason}"),

@@ -3,25 +3,31 @@
 //! Redirects are followed here and not by the HTTP crate, because a credential must not leave the host it was meant for,
 //! and a connection must not become less secure on the way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ureq::http::{Method, Response, Uri, header};
-use ureq::tls::{PemItem, RootCerts, parse_pem};
+use ureq::tls::{ClientCert, RootCerts, TlsConfig};
 use ureq::{Agent, Body, SendBody};
 
-use super::error::Problem;
+use super::certificates::{Certificates, pem_certificates};
+use super::error::{Problem, WANTS_HTTPS};
 
 /// How to talk to registries.
 #[derive(Clone)]
 pub struct Options {
-    /// Registries, as `host` or `host:port`, that are spoken to in plain http. Those on the loopback interface always are.
+    /// Registries, as `host` or `host:port`, that are spoken to in plain http. Those on the loopback interface are, unless there
+    /// are certificates for them.
     pub insecure: BTreeSet<String>,
     /// Certificates, as PEM text, of the authorities to trust instead of the system's. What is no certificate is passed over.
     pub authorities: Option<Vec<u8>>,
+    /// Folders with a folder `host` or `host:port` of certificates for some registries, as `/etc/docker/certs.d` is one. For each
+    /// registry the first that has one counts.
+    pub certificates: Vec<PathBuf>,
     /// Whether proxies are used that `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` name; never for the loopback interface.
     pub proxies: bool,
     /// How often one request is made before it counts as failed; a download counts anew once bytes have arrived.
@@ -45,6 +51,7 @@ impl Default for Options {
         Self {
             insecure: BTreeSet::new(),
             authorities: None,
+            certificates: Vec::new(),
             proxies: true,
             attempts: 5,
             pause: Duration::from_millis(250),
@@ -102,41 +109,39 @@ pub(super) struct Http {
     outward: Agent,
     /// For the loopback interface.
     inward: Agent,
+    /// For hosts with certificates of their own; none for others.
+    own: Mutex<BTreeMap<String, Option<Agent>>>,
 }
 
 const MAX_REDIRECTS: usize = 5;
 
 impl Http {
     pub fn new(options: Options) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ureq::tls::TlsConfig::builder()
-            .root_certs(roots(options.authorities.as_deref()))
-            .unversioned_rustls_crypto_provider(provider)
-            .build();
-        let agent = |proxy| {
-            ureq::config::Config::builder()
-                .user_agent(concat!("quern/", env!("CARGO_PKG_VERSION")))
-                .http_status_as_error(false)
-                .max_redirects(0)
-                .max_redirects_will_error(false)
-                .proxy(proxy)
-                .tls_config(tls.clone())
-                .timeout_connect(Some(options.idle))
-                .timeout_resolve(Some(options.idle))
-                .timeout_per_read(Some(options.idle))
-                .timeout_per_write(Some(options.idle))
-                .max_idle_connections(16)
-                .max_idle_connections_per_host(8)
-                .build()
-                .new_agent()
-        };
-        let proxy = if options.proxies { ureq::Proxy::try_from_env() } else { None };
-        Self { outward: agent(proxy), inward: agent(None), options }
+        let roots = roots(options.authorities.as_deref());
+        let outward = agent(&options, roots.clone(), None, proxy(&options));
+        let inward = agent(&options, roots, None, None);
+        Self { options, outward, inward, own: Mutex::default() }
     }
 
     /// Whether a host, with its port if it has one, is spoken to in plain http.
     pub fn is_plain(&self, host: &str) -> bool {
-        is_loopback(host) || self.options.insecure.contains(host)
+        let has_certificates = || self.options.certificates.iter().any(|folder| folder.join(host).is_dir());
+        self.options.insecure.contains(host) || (is_loopback(host) && !has_certificates())
+    }
+
+    /// What speaks to a host.
+    fn agent(&self, url: &Uri) -> Result<Agent, Problem> {
+        let host = url.authority().map_or("", |authority| authority.as_str());
+        let inward = is_loopback(host);
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if !own.contains_key(host) {
+            let found = Certificates::of(host, &self.options.certificates)?;
+            let proxy = if inward { None } else { proxy(&self.options) };
+            let made = found.map(|found| agent(&self.options, found.roots, found.client, proxy));
+            own.insert(host.to_owned(), made);
+        }
+        let usual = || if inward { self.inward.clone() } else { self.outward.clone() };
+        Ok(own[host].clone().unwrap_or_else(usual))
     }
 
     /// Makes a request until it succeeds, fails for good or has been tried often enough. Any status that is not
@@ -218,7 +223,7 @@ impl Http {
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
-        let agent = if is_loopback(url.host().unwrap_or_default()) { &self.inward } else { &self.outward };
+        let agent = self.agent(url)?;
         let broken = |error: ureq::http::Error| Problem::Broken(error.to_string());
         let Some(payload) = &call.body else {
             return agent.run(request.body(SendBody::none()).map_err(broken)?).map_err(problem);
@@ -236,13 +241,41 @@ impl Http {
     }
 }
 
+fn proxy(options: &Options) -> Option<ureq::Proxy> {
+    if options.proxies { ureq::Proxy::try_from_env() } else { None }
+}
+
+fn agent(
+    options: &Options,
+    roots: RootCerts,
+    client: Option<ClientCert>,
+    proxy: Option<ureq::Proxy>,
+) -> Agent {
+    let tls = TlsConfig::builder()
+        .root_certs(roots)
+        .client_cert(client)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
+    ureq::config::Config::builder()
+        .user_agent(concat!("quern/", env!("CARGO_PKG_VERSION")))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(proxy)
+        .tls_config(tls)
+        .timeout_connect(Some(options.idle))
+        .timeout_resolve(Some(options.idle))
+        .timeout_per_read(Some(options.idle))
+        .timeout_per_write(Some(options.idle))
+        .max_idle_connections(16)
+        .max_idle_connections_per_host(8)
+        .build()
+        .new_agent()
+}
+
 fn roots(authorities: Option<&[u8]>) -> RootCerts {
     let Some(pem) = authorities else { return RootCerts::PlatformVerifier };
-    let certificates = parse_pem(pem).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    RootCerts::Specific(Arc::new(certificates.collect()))
+    RootCerts::Specific(Arc::new(pem_certificates(pem).collect()))
 }
 
 /// Passes on what a source gives, not more than announced, and remembers why it failed.
@@ -311,8 +344,12 @@ pub(super) fn refusal(response: Response<Body>) -> Problem {
         message: String,
     }
     let status = response.status().as_u16();
-    let answer = small(response, 64 << 10).ok();
-    let answer = answer.and_then(|bytes| serde_json::from_slice::<Answer>(&bytes).ok());
+    let answer = small(response, 64 << 10).unwrap_or_default();
+    let text = std::str::from_utf8(&answer).unwrap_or_default().trim();
+    if status == 400 && text.ends_with(&format!("{WANTS_HTTPS}.")) {
+        return Problem::Status(status, text.chars().take(300).collect());
+    }
+    let answer = serde_json::from_slice::<Answer>(&answer).ok();
     let words = answer.map(|answer| answer.errors.into_iter().next().unwrap_or_default());
     let words = words.map(|words| if words.message.is_empty() { words.code } else { words.message });
     let words: String = words.unwrap_or_default().chars().take(300).filter(|c| !c.is_control()).collect();

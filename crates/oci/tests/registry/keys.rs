@@ -160,3 +160,55 @@ fn a_registry_with_a_certificate() {
     let insecure = Client::new(Options { insecure: [host].into(), ..base }, None);
     assert!(matches!(problem(&insecure.resolve(&reference).unwrap_err()), Problem::Status(400, _)));
 }
+
+/// Docker's folders of certificates: whom to trust at one registry, also on the loopback interface, and who one is.
+#[test]
+fn certificates_for_one_registry() {
+    let keys = tempfile::tempdir().unwrap();
+    key(keys.path(), "IP:127.0.0.1");
+    let file = |name: &str| keys.path().join(name);
+    // The registry wants to know who asks, and believes whoever has this certificate.
+    let server = Server::start(|_| {
+        let (certificate, key) = (file("cert.pem"), file("key.pem"));
+        let (certificate, key) = (certificate.display(), key.display());
+        format!(
+            "  tls:\n    certificate: {certificate}\n    key: {key}\n    clientcas:\n      - {certificate}\n"
+        )
+    });
+    let reference: Reference = format!("{}/app:v1", server.host).parse().unwrap();
+    let folders = tempfile::tempdir().unwrap();
+    let own = folders.path().join(&server.host);
+    let client = || {
+        let certificates = vec![keys.path().join("nowhere"), folders.path().to_owned()];
+        Client::new(Options { certificates, attempts: 1, ..options().0 }, None)
+    };
+    // Without any, plain http is spoken here, and the way out is told.
+    let error = client().resolve(&reference).unwrap_err().to_string();
+    assert!(error.contains("speaks https") && error.contains("certs.d"), "{error}");
+    // With a folder, https is, and nobody is trusted who is not trusted by the system.
+    fs::create_dir(&own).unwrap();
+    let error = client().resolve(&reference).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(problem(&error), Problem::Tls(_)), "{text}");
+    assert!(
+        text.contains("certificate") && text.contains(&format!("certs.d/{}/ca.crt", server.host)),
+        "{text}"
+    );
+    // The authority is trusted, but the registry does not know who asks.
+    fs::copy(file("cert.pem"), own.join("ca.crt")).unwrap();
+    assert!(client().resolve(&reference).is_err_and(|error| *problem(&error) != Problem::NotFound));
+    // A certificate without its key, then with it.
+    fs::copy(file("cert.pem"), own.join("client.cert")).unwrap();
+    let error = client().resolve(&reference).unwrap_err().to_string();
+    assert!(error.contains("client.key` cannot be read"), "{error}");
+    fs::copy(file("key.pem"), own.join("client.key")).unwrap();
+    assert_eq!(problem(&client().resolve(&reference).unwrap_err()), &Problem::NotFound);
+    let blobs = MemBlobs::default();
+    let root = image(&blobs, &amd64(), &[layer(&blobs, "a", b"a")]);
+    push(&client(), &stored(&blobs), &root, &reference, &Transfer::default()).unwrap();
+    assert_eq!(client().resolve(&reference).unwrap().digest, root.digest);
+    // Something else under the name of an authority.
+    fs::write(own.join("ca.crt"), "x").unwrap();
+    let error = client().resolve(&reference).unwrap_err().to_string();
+    assert!(error.contains("ca.crt` holds no certificate"), "{error}");
+}
