@@ -18,22 +18,25 @@ pub mod request;
 mod resolve;
 pub mod rootfs;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use quern_core::event::{Event, Sink};
 use quern_core::port::{Cancel, Clock, Ids};
 use quern_core::{Digest, Id, Timestamp, Version};
 use quern_oci::document::{Document, ImageConfig, RootFs, media};
-use quern_solver::{CacheManager, CachedResult, CancelToken, GraphError, JobError, SolveError, Solver};
+use quern_solver::{
+    CacheManager, CachedResult, CancelToken, GraphError, Input, JobError, SolveError, Solver,
+};
 use quern_spec::diagnostic::Diagnostics;
-use quern_spec::dockerfile::{parse_dockerfile, plan_stages};
+use quern_spec::dockerfile::{Dockerfile, Platform, parse_dockerfile, plan_stages};
 use quern_spec::source::SourceText;
 
 use crate::images::{ImageError, ImageLayer, ImageRecord, ImageStore, PackError};
 use crate::snapshot::Snapshot;
-use lower::{Lowered, Place, Surroundings, lower};
+use lower::{Lowered, Part, Place, Surroundings, lower};
 use ops::{RunFailure, Tools};
-use provenance::{Account, Materials};
+use provenance::Account;
 use request::Request;
 
 /// Builds images.
@@ -54,16 +57,24 @@ pub struct ImageBuilder {
     pub memory: std::path::PathBuf,
 }
 
-/// A stage that was built.
+/// What a build gave.
 pub struct Built {
+    /// The target stage for each platform, in the order in which they were asked for.
+    pub stages: Vec<BuiltStage>,
+    /// What was remarked on the way.
+    pub warnings: Diagnostics,
+}
+
+/// A stage that was built for a platform.
+pub struct BuiltStage {
+    /// What it was built for.
+    pub platform: Platform,
     /// Its file system.
     pub snapshot: Snapshot,
     /// Its config, without layers and times.
     pub config: ImageConfig,
     /// The result with its cache keys, for exports of the cache.
     pub result: CachedResult,
-    /// What was remarked on the way.
-    pub warnings: Diagnostics,
     /// What is told of it to others.
     pub account: Account,
 }
@@ -108,7 +119,7 @@ pub enum BuildError {
 }
 
 impl ImageBuilder {
-    /// Builds the target stage of a Dockerfile.
+    /// Builds the target stage of a Dockerfile for every platform, in one graph.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -119,65 +130,109 @@ impl ImageBuilder {
         cancel: &CancelToken,
     ) -> Result<Built, BuildError> {
         let (id, began) = (self.ids.fresh(), self.clock.now());
-        let materials = Arc::new(Materials::default());
         let (dockerfile, mut diagnostics) = parse_dockerfile(&request.dockerfile);
         let wrong = |diagnostics| BuildError::Dockerfile(request.dockerfile.clone(), diagnostics);
         if diagnostics.has_errors() {
             return Err(wrong(diagnostics));
         }
-        let (plan, more) = plan_stages(&dockerfile, &request.plan());
-        diagnostics.extend(more);
-        let Some(mut plan) = plan else { return Err(wrong(diagnostics)) };
-        let stop = cancel_of(cancel);
-        let outside = self.resolve(&mut plan, request, &mut diagnostics, &stop)?;
-        materials.images(request, &outside);
-        let unused = plan.unused_build_args();
-        if !unused.is_empty() {
-            let message = format!("no ARG declares {}; the value is not used", unused.join(", "));
-            self.sink.emit(Event::Warning { message });
-        }
+        let parts = self.parts(&dockerfile, request, &mut diagnostics, &cancel_of(cancel))?;
         let around = Surroundings {
             request,
             tools: Arc::clone(&self.tools),
             images: Arc::clone(&self.images),
             context: Arc::new(self.local(&request.context)),
-            outside,
             caches,
-            materials: Arc::clone(&materials),
         };
-        let lowered = lower(&plan, &around, &mut diagnostics)?;
-        let Some(lowered) = lowered else { return Err(wrong(diagnostics)) };
-        let result = self.solve(id, request, &lowered, cancel)?;
-        let snapshot = result.get::<Snapshot>().cloned().expect("every operation here gives a snapshot");
-        let account = Account::new(id, (began, self.clock.now()), &materials, &lowered);
-        let mut config = lowered.config;
-        config::label(&mut config.config, &request.labels);
-        Ok(Built { snapshot, config, result, warnings: diagnostics, account })
+        let lowered = match parts {
+            Some(parts) => lower(&parts, &around, &mut diagnostics)?.map(|lowered| (parts, lowered)),
+            None => None,
+        };
+        let Some((parts, mut lowered)) = lowered else { return Err(wrong(diagnostics)) };
+        let results = self.solve(id, request, &lowered, cancel)?;
+        let times = (began, self.clock.now());
+        let accounts = parts.iter().enumerate().map(|part| Account::new(id, times, request, part, &lowered));
+        let accounts: Vec<Account> = accounts.collect();
+        let targets = std::mem::take(&mut lowered.targets);
+        let stages = parts.iter().zip(targets).zip(results).zip(accounts);
+        let stages = stages.map(|(((part, target), result), account)| {
+            let snapshot = result.get::<Snapshot>().cloned().expect("every operation here gives a snapshot");
+            let mut config = target.config;
+            config::label(&mut config.config, &request.labels);
+            BuiltStage { platform: part.platform.clone(), snapshot, config, result, account }
+        });
+        Ok(Built { stages: stages.collect(), warnings: diagnostics })
     }
 
+    /// Plans the build for every platform and finds what the plans need; none if the diagnostics have errors.
+    fn parts<'r>(
+        &self,
+        dockerfile: &Dockerfile,
+        request: &'r Request,
+        diagnostics: &mut Diagnostics,
+        cancel: &Cancel,
+    ) -> Result<Option<Vec<Part<'r>>>, BuildError> {
+        let mut parts = Vec::with_capacity(request.platforms.len());
+        let mut names = resolve::Names::new(self, request, cancel);
+        for platform in &request.platforms {
+            let (plan, mut own) = plan_stages(dockerfile, &request.plan(platform));
+            let outside = match plan {
+                Some(mut plan) => {
+                    let outside = names.resolve(&mut plan, platform, &mut own)?;
+                    Some((plan, outside))
+                }
+                None => None,
+            };
+            diagnostics.join(own);
+            let Some((plan, outside)) = outside else { return Ok(None) };
+            parts.push(Part { platform, plan, outside });
+        }
+        let unused = |part: &Part<'_>| part.plan.unused_build_args().into_iter().map(str::to_owned).collect();
+        let unused: Vec<BTreeSet<String>> = parts.iter().map(unused).collect();
+        let unused = unused.into_iter().reduce(|one, other| &one & &other).unwrap_or_default();
+        if !unused.is_empty() {
+            let names = unused.into_iter().collect::<Vec<_>>().join(", ");
+            let message = format!("no ARG declares {names}; the value is not used");
+            self.sink.emit(Event::Warning { message });
+        }
+        Ok(Some(parts))
+    }
+
+    /// Builds all targets at the same time. One that fails ends the others.
     fn solve(
         &self,
         id: Id,
         request: &Request,
         lowered: &Lowered,
         cancel: &CancelToken,
-    ) -> Result<CachedResult, BuildError> {
+    ) -> Result<Vec<CachedResult>, BuildError> {
         let job = self.solver.job(format!("image {id}"))?;
         let watching = progress::watch(&job, id, lowered, Arc::clone(&self.sink));
-        let built = job.build_until(&lowered.graph.edge(lowered.target, 0), cancel);
+        let edges: Vec<Input> = lowered.targets.iter().map(|target| target.root.into()).collect();
+        let mut results: Vec<Option<CachedResult>> = edges.iter().map(|_| None).collect();
+        let mut failure: Option<SolveError> = None;
+        job.build_all(&lowered.graph, &edges, cancel, |number, result| match result {
+            Ok(result) => results[number] = Some(result),
+            Err(error) => {
+                job.cancel();
+                if failure.as_ref().is_none_or(SolveError::is_cancelled) {
+                    failure = Some(error);
+                }
+            }
+        });
         job.discard();
         watching.join();
-        built.map_err(|error| match error {
-            error if error.is_cancelled() => BuildError::Cancelled,
-            error => {
+        match failure {
+            None => Ok(results.into_iter().flatten().collect()),
+            Some(error) if error.is_cancelled() => Err(BuildError::Cancelled),
+            Some(error) => {
                 let place = match &error {
                     SolveError::Vertex { vertex, .. } => lowered.places.get(&vertex.digest).cloned(),
                     _ => None,
                 };
                 let place = place.map(|place| (request.dockerfile.clone(), place));
-                BuildError::Step { error: Box::new(error), place }
+                Err(BuildError::Step { error: Box::new(error), place })
             }
-        })
+        }
     }
 
     /// The image of what was built: a config with layers and times, not recorded under any name yet.
@@ -186,7 +241,11 @@ impl ImageBuilder {
     ///
     /// # Errors
     /// [`PackError`] if a layer cannot be packed.
-    pub fn image_of(&self, built: &Built, epoch: Option<i64>) -> Result<(ImageRecord, Document), PackError> {
+    pub fn image_of(
+        &self,
+        built: &BuiltStage,
+        epoch: Option<i64>,
+    ) -> Result<(ImageRecord, Document), PackError> {
         let layers = self.images.describe(built.snapshot.layers(), epoch)?;
         let diff_ids: Vec<Digest> = layers.iter().flat_map(|layer| layer.diff_ids.iter().copied()).collect();
         let times: Vec<Timestamp> =

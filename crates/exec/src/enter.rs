@@ -324,6 +324,10 @@ impl Program {
                 }
                 libc::ENOENT | libc::ENOTDIR => {}
                 libc::EACCES => forbidden = Some(libc::EACCES),
+                libc::ENOEXEC if order.foreign.is_some() => {
+                    let platform = order.foreign.clone().unwrap_or_default();
+                    return Refusal::Foreign { program: program(), platform };
+                }
                 errno => return Refusal::NotExecutable { program: program(), errno },
             }
         }

@@ -68,6 +68,8 @@ pub(crate) struct Order {
     pub make_cwd: bool,
     /// `name-or-uid[:group-or-gid]`, none for root.
     pub user: Option<String>,
+    /// The platform it is for, such as `linux/arm64`, if this machine is another.
+    pub foreign: Option<String>,
     /// Whether it shares the machine's network.
     pub host_network: bool,
     /// What it may use.

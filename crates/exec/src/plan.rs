@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use quern_core::port::{
     DraftLayer, Images, InlineEntry, Layers, PortError, Presented, RootLayout, Workspace,
 };
-use quern_core::step::{Attempt, Input, Mount, Network, RootAccess, Step};
+use quern_core::step::{Attempt, Input, Mount, Network, Platform, RootAccess, Step};
 use quern_core::{ContentRef, Digest};
 
 use crate::cache::Caches;
@@ -278,6 +278,10 @@ fn own_names(step: &Step) -> Vec<u8> {
     OWN_NAMES.iter().copied().chain(step.hosts.iter().flat_map(line)).collect()
 }
 
+fn foreign(platform: &Platform) -> Option<String> {
+    (*platform != Platform::current()).then(|| format!("{}/{}", platform.os, platform.arch))
+}
+
 fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {
     let step = attempt.step.as_ref();
     let mut env = step.env.clone();
@@ -302,6 +306,7 @@ fn order(attempt: &Attempt, root: Root, mounts: Vec<Placed>) -> Order {
         env: env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         cwd: step.cwd.clone(),
         user: step.user.clone(),
+        foreign: foreign(&step.platform),
         host_network: step.network == Network::Host,
         limits: Limits {
             memory: step.resources.memory,

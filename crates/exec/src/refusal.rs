@@ -33,6 +33,18 @@ pub enum Refusal {
         /// The kernel's answer.
         errno: i32,
     },
+    /// The kernel does not execute programs of this platform.
+    #[error(
+        "program {program} is for {platform}, and this machine has no emulator for it; install one (package `qemu-user-static`, \
+         or `docker run --privileged --rm tonistiigi/binfmt --install all`), or start the stage with \
+         `FROM --platform=$BUILDPLATFORM` and cross-compile"
+    )]
+    Foreign {
+        /// Where it was found.
+        program: String,
+        /// What it is for.
+        platform: String,
+    },
     /// The user or group is not in the image.
     #[error("user `{user}` cannot be used: {reason}")]
     User {

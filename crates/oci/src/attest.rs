@@ -144,6 +144,9 @@ pub struct Metadata {
     /// Its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_on: Option<String>,
+    /// Whether everything was listed and no command could fetch more; BuildKit's addition to the form.
+    #[serde(default, rename = "buildkit_hermetic", skip_serializing_if = "std::ops::Not::not")]
+    pub hermetic: bool,
     /// Whether everything was listed; BuildKit's addition to the form.
     #[serde(default, rename = "buildkit_completeness", skip_serializing_if = "Option::is_none")]
     pub completeness: Option<Completeness>,

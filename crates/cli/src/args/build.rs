@@ -14,6 +14,7 @@ use super::verbs::PipelineSpec;
   quern build -t registry.example/app:1 --push .
   quern build --target test -o type=local,dest=out .
   quern build -o type=oci,dest=app.tar --build-arg VERSION=2 .
+  quern build --platform linux/amd64,linux/arm64 -t registry.example/app --push .
   quern build --check .
   quern build - < Dockerfile
 
@@ -71,9 +72,9 @@ pub struct ImageBuild {
     /// An agent for RUN --mount=type=ssh: default or ID[=SOCKET]
     #[arg(long, value_name = "ID[=SOCKET]", num_args = 0..=1, default_missing_value = "default")]
     pub ssh: Vec<String>,
-    /// What to build for, such as linux/amd64
-    #[arg(long, value_name = "OS/ARCH")]
-    pub platform: Option<String>,
+    /// What to build for, such as linux/amd64 (several after commas, or repeat)
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub platform: Vec<String>,
     /// Run every step, whatever the cache holds
     #[arg(long)]
     pub no_cache: bool,

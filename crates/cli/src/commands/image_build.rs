@@ -11,9 +11,8 @@ use std::sync::Arc;
 
 use quern_core::step::Network;
 use quern_engine::image::request::{Place, Request};
-use quern_engine::image::{BuildError, Built};
-use quern_engine::images::{ImageRecord, KnownImage};
-use quern_oci::document::Document;
+use quern_engine::image::{BuildError, Built, BuiltStage};
+use quern_engine::images::KnownImage;
 use quern_oci::{Descriptor, Reference};
 use quern_spec::diagnostic::{Diagnostic, Diagnostics, Plain, render};
 use quern_spec::dockerfile::Platform;
@@ -32,11 +31,12 @@ use statements::{Statements, Wanted};
 
 /// `build`
 pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
-    let outputs = Output::all(args)?;
+    let platforms = platforms(&args.platform)?;
+    let outputs = Output::all(args, &platforms)?;
     let wanted = Wanted::of(args)?;
     let names = names(&args.tag)?;
     let context = Context::open(args)?;
-    let request = request(args, &context)?;
+    let request = request(args, &context, platforms)?;
     if args.check {
         return check(&request);
     }
@@ -54,27 +54,29 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     let built = builder.build(&request, sources.managers(), &cancel);
     reporter.finish();
     sources.report();
-    let mut built = built.map_err(failed)?;
-    show(&built.warnings, &request.dockerfile);
+    let Built { mut stages, warnings } = built.map_err(failed)?;
+    show(&warnings, &request.dockerfile);
     let epoch = epoch(&request).map_err(failed)?;
-    cache::inline(&images, &mut built, epoch, &targets)?;
-    let (record, config) = builder.image_of(&built, epoch).map_err(|error| failed(error.into()))?;
-    for target in &targets {
-        target.export(&images, &built, epoch)?;
-    }
+    stages.iter_mut().try_for_each(|stage| cache::inline(&images, stage, epoch, &targets))?;
+    targets.iter().try_for_each(|target| target.export(&images, &stages, epoch))?;
     let attaching = outputs.iter().any(Output::holds_statements);
-    let statements = wanted.make(home, &request, &built, attaching)?;
-    deliver(home, args, &outputs, &names, &Made { built, record, config, statements })
+    let image = |stage| -> Result<Made, Failure> {
+        let (record, config) = builder.image_of(&stage, epoch).map_err(|error| failed(error.into()))?;
+        home.records.blobs.put(&config.bytes)?;
+        let image = images.with_config(record).map_err(image_failed)?;
+        let statements = wanted.make(home, &request, &stage, attaching)?;
+        Ok(Made { stage, image, statements })
+    };
+    let made = stages.into_iter().map(image).collect::<Result<Vec<_>, _>>()?;
+    deliver(home, args, &outputs, &names, &made)
 }
 
-/// What a build made.
+/// What a build made for one platform.
 pub struct Made {
     /// The stage.
-    pub built: Built,
+    pub stage: BuiltStage,
     /// Its image.
-    pub record: ImageRecord,
-    /// The image's config.
-    pub config: Document,
+    pub image: KnownImage,
     /// What is said about it.
     pub statements: Statements,
 }
@@ -84,20 +86,24 @@ fn deliver(
     args: &ImageBuild,
     outputs: &[Output],
     names: &[Reference],
-    made: &Made,
+    made: &[Made],
 ) -> Result<(), Failure> {
     let images = home.image_store()?;
-    home.records.blobs.put(&made.config.bytes)?;
     let keys: Vec<String> = names.iter().map(ToString::to_string).collect();
-    let id = made.record.id;
-    let image: KnownImage = images.with_config(made.record.clone()).map_err(image_failed)?;
     let mut written = None;
     for output in outputs {
-        written = output.write(home, &images, &image, made, names)?.or(written);
+        written = output.write(home, &images, made, names)?.or(written);
     }
+    let own = own(made);
     if outputs.iter().any(Output::keeps) {
-        images.put(&keys, &image.record)?;
+        // A name stands for one image here; without a name each is kept by its id.
+        let kept = if keys.is_empty() { made } else { std::slice::from_ref(own) };
+        kept.iter().try_for_each(|one| images.put(&keys, &one.image.record))?;
     }
+    let id = match (&written, made) {
+        (Some(root), [_, _, ..]) => root.digest,
+        _ => own.image.record.id,
+    };
     if let Some(file) = &args.iidfile {
         std::fs::write(file, id.to_string())?;
     }
@@ -108,23 +114,45 @@ fn deliver(
     if args.quiet {
         return print::raw(format!("{id}\n").as_bytes());
     }
-    home.say(&format!("image {id}"));
+    let several = made.len() > 1;
+    for one in made {
+        let platform = if several { format!(" {}", one.stage.platform) } else { String::new() };
+        home.say(&format!("image {}{platform}", one.image.record.id));
+    }
     for name in names {
-        home.say(&format!("named {}", name.familiar()));
+        // Here a name stands for one image; where it was pushed, for all.
+        let here = if several { format!(" (here: {})", own.stage.platform) } else { String::new() };
+        home.say(&format!("named {}{here}", name.familiar()));
     }
     Ok(())
 }
 
-/// What buildx writes about a build, under its names. An image that was only kept has no manifest yet; there its id stands.
-fn metadata(made: &Made, written: Option<&Descriptor>, names: &[String]) -> Value {
-    let id = made.record.id.to_string();
+/// The image for this machine, or the first one.
+fn own(made: &[Made]) -> &Made {
+    let here = here();
+    made.iter().find(|one| one.stage.platform == here).unwrap_or(&made[0])
+}
+
+/// What buildx writes about a build, under its names. Images that were only kept have no manifest yet; there an id stands.
+fn metadata(made: &[Made], written: Option<&Descriptor>, names: &[String]) -> Value {
+    let id = own(made).image.record.id.to_string();
     let digest = written.map_or_else(|| id.clone(), |root| root.digest.to_string());
     let mut metadata = serde_json::json!({
-        "buildx.build.provenance": made.statements.provenance,
-        "buildx.build.ref": format!("quern/local/{}", made.built.account.invocation),
-        "containerimage.config.digest": id,
+        "buildx.build.ref": format!("quern/local/{}", made[0].stage.account.invocation),
         "containerimage.digest": digest,
     });
+    match made {
+        [one] => {
+            metadata["containerimage.config.digest"] = id.into();
+            metadata["buildx.build.provenance"] = one.statements.provenance.clone();
+        }
+        several => {
+            for one in several {
+                let key = format!("buildx.build.provenance/{}", one.stage.platform);
+                metadata[key] = one.statements.provenance.clone();
+            }
+        }
+    }
     if let Some(root) = written {
         metadata["containerimage.descriptor"] = serde_json::json!(root);
     }
@@ -138,8 +166,10 @@ fn metadata(made: &Made, written: Option<&Descriptor>, names: &[String]) -> Valu
 fn check(request: &Request) -> Result<(), Failure> {
     let (dockerfile, mut diagnostics) = quern_spec::dockerfile::parse_dockerfile(&request.dockerfile);
     if !diagnostics.has_errors() {
-        let plan = quern_spec::dockerfile::Request { all_stages: true, ..request.plan() };
-        diagnostics.extend(quern_spec::dockerfile::plan_stages(&dockerfile, &plan).1);
+        for platform in &request.platforms {
+            let plan = quern_spec::dockerfile::Request { all_stages: true, ..request.plan(platform) };
+            diagnostics.join(quern_spec::dockerfile::plan_stages(&dockerfile, &plan).1);
+        }
     }
     show(&diagnostics, &request.dockerfile);
     if diagnostics.has_errors() {
@@ -158,19 +188,30 @@ fn show(diagnostics: &Diagnostics, source: &SourceText) {
     }
 }
 
-fn request(args: &ImageBuild, context: &Context) -> Result<Request, Failure> {
+/// What the image is to run on, each once: this machine if nothing is said.
+fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let here = here();
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts {
+        let platform = Platform::parse(text.trim(), &here);
+        let platform = platform.map_err(|error| Failure::input(format!("--platform {error}")))?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(if platforms.is_empty() { vec![here] } else { platforms })
+}
+
+fn here() -> Platform {
+    let here = quern_core::step::Platform::current();
+    Platform::new(&here.os, &here.arch, "")
+}
+
+fn request(args: &ImageBuild, context: &Context, platforms: Vec<Platform>) -> Result<Request, Failure> {
     let mut build_args = BTreeMap::new();
     for text in &args.build_arg {
         build_args.extend(options::build_arg(text)?);
     }
-    let here = quern_core::step::Platform::current();
-    let here = Platform::new(&here.os, &here.arch, "");
-    let platform = match &args.platform {
-        None => here,
-        Some(text) => {
-            Platform::parse(text, &here).map_err(|error| Failure::input(format!("--platform {error}")))?
-        }
-    };
     let labels = args.label.iter().map(|label| {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         (name.to_owned(), value.to_owned())
@@ -185,7 +226,7 @@ fn request(args: &ImageBuild, context: &Context) -> Result<Request, Failure> {
         context: context.directory.clone(),
         target: args.target.clone(),
         build_args,
-        platform,
+        platforms,
         labels: labels.collect(),
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),

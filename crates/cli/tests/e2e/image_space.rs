@@ -121,8 +121,7 @@ impl Registry {
     pub fn open() -> Self {
         let folder = TempSpace::new();
         loop {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-            let host = format!("127.0.0.1:{}", port.expect("the loopback interface has ports").port());
+            let host = free_port();
             let config = format!(
                 "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
                 folder.path("data").display()
@@ -143,13 +142,20 @@ impl Registry {
     }
 }
 
-fn answers(child: &mut Child, host: &str) -> bool {
+/// An address on the loopback interface that nobody uses now.
+pub fn free_port() -> String {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    format!("127.0.0.1:{}", port.expect("the loopback interface has ports").port())
+}
+
+/// Waits until a server that was just started can be reached; false if it ended instead.
+pub fn answers(child: &mut Child, host: &str) -> bool {
     let deadline = Instant::now() + Duration::from_secs(60);
     while TcpStream::connect(host).is_err() {
         if child.try_wait().expect("it is our child").is_some() {
             return false;
         }
-        assert!(Instant::now() < deadline, "the registry does not start");
+        assert!(Instant::now() < deadline, "the server at {host} does not start");
         std::thread::sleep(Duration::from_millis(5));
     }
     true

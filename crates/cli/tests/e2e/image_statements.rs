@@ -1,10 +1,11 @@
 //! What is said about an image beside it: provenance, lists of contents, metadata.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::image_space::{Registry, build, dockerfile, space_with_base, tool};
+use crate::image_space::{Registry, answers, build, dockerfile, free_port, space_with_base, tool};
 use crate::space::{Space, text};
 
 /// A document or blob of a registry.
@@ -114,6 +115,91 @@ fn provenance_is_attached_where_it_can_be_and_is_wanted() {
     for bad in ["mode=most", "colour=red", "version=v0.2"] {
         build(&space, &format!("--provenance={bad} {with}")).run.says(2, &["--provenance"]);
     }
+}
+
+/// A repository that git's own server offers until this is dropped.
+struct GitServer {
+    child: Child,
+    address: String,
+}
+
+impl GitServer {
+    fn open(space: &Space) -> Self {
+        tool(space, "git", &["-C", "app", "init", "-q", "-b", "main"]);
+        tool(space, "git", &["-C", "app", "add", "."]);
+        let who = ["-c", "user.name=t", "-c", "user.email=t@t"];
+        tool(space, "git", &[&["-C", "app"], &who[..], &["commit", "-q", "-m", "one"]].concat());
+        let programs = tool(space, "git", &["--exec-path"]);
+        loop {
+            let host = free_port();
+            let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+            let mut child = Command::new(format!("{}/git-daemon", programs.trim()))
+                .args(["--export-all", "--listen=127.0.0.1", &format!("--port={port}")])
+                .arg(format!("--base-path={}", space.path("").display()))
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("git has a server");
+            if answers(&mut child, &host) {
+                return Self { child, address: format!("git://{host}/app") };
+            }
+        }
+    }
+}
+
+impl Drop for GitServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_was_read_is_complete_if_nothing_came_from_this_machine() {
+    let space = space_with_base();
+    let last = "FROM base\nCOPY one /one\nRUN --network=none cat /one > /two\n";
+    dockerfile(&space, &format!("FROM base AS more\nCOPY --from=more-files one /\n{last}"));
+    space.write("app/one", "1");
+    let server = GitServer::open(&space);
+    let said = |options: &str, context: &str| {
+        space.quern(&format!("build --metadata-file meta.json {options} {context}")).ok();
+        let metadata: Value = serde_json::from_str(&space.read("meta.json")).unwrap();
+        metadata["buildx.build.provenance"].clone()
+    };
+    let facts = |said: &Value| {
+        let metadata = &said["runDetails"]["metadata"];
+        let of = |what: &Value| what.as_bool().unwrap_or(false);
+        let complete = &metadata["buildkit_completeness"];
+        (of(&complete["resolvedDependencies"]), of(&metadata["buildkit_hermetic"]), of(&complete["request"]))
+    };
+    // Files of this machine are listed nowhere.
+    assert_eq!(facts(&said("", "app")), (false, false, true));
+    // A repository is, with its commit.
+    let fetched = said("", &server.address);
+    assert_eq!(facts(&fetched), (true, true, true));
+    let commit = tool(&space, "git", &["-C", "app", "rev-parse", "HEAD"]);
+    let read = &fetched["buildDefinition"]["resolvedDependencies"];
+    let source = json!({ "uri": server.address, "digest": { "sha1": commit.trim() } });
+    assert!(read.as_array().unwrap().contains(&source), "{read}");
+    // A command that sees the network may read what is listed nowhere; it is told apart, by BuildKit's rule.
+    assert_eq!(facts(&said("--target two", &with_network(&space, &server))), (true, false, true));
+    // Also directories with names are of this machine, if something reads them, and arguments may be left out.
+    assert_eq!(
+        facts(&said("--build-context more-files=app --target more", &server.address)),
+        (false, false, false)
+    );
+    let options = "--build-context more-files=app --provenance=mode=max";
+    assert_eq!(facts(&said(options, &server.address)), (true, true, true));
+}
+
+/// The same repository with another commit, of which a stage sees the network.
+fn with_network(space: &Space, server: &GitServer) -> String {
+    dockerfile(space, "FROM base\nCOPY one /one\nRUN cat /one > /two\nFROM base AS two\nRUN true\n");
+    let who = ["-c", "user.name=t", "-c", "user.email=t@t"];
+    tool(space, "git", &[&["-C", "app"], &who[..], &["commit", "-q", "-a", "-m", "two"]].concat());
+    let address = format!("{}#two", server.address);
+    tool(space, "git", &["-C", "app", "branch", "two"]);
+    tool(space, "git", &["-C", "app", "reset", "-q", "--hard", "HEAD~1"]);
+    address
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod histories;
 mod image_builds;
 mod image_failures;
 mod image_mounts;
+mod image_platforms;
 mod image_room;
 mod image_sharing;
 mod image_space;

@@ -22,11 +22,11 @@ use quern_oci::registry::{Remote as RemotePlace, Repository, Transfer, push};
 use quern_oci::{Layout, Limits, Reference};
 use quern_solver::{
     CacheBlobs, CacheChains, CacheConfigError, CacheError, CacheExportMode, CacheExportOptions,
-    ImportedCache, KeyedCache, Remote, SharedResult, import_cache,
+    ImportedCache, KeyedCache, Remote, SharedResult, export_keys, import_cache,
 };
 use serde_json::{Value, json};
 
-use super::Built;
+use super::BuiltStage;
 use crate::images::{Form, ImageError, ImageLayer, ImageStore};
 use crate::snapshot::Snapshot;
 
@@ -83,13 +83,13 @@ pub struct CacheExport {
     pub documents: CacheForm,
 }
 
-/// Exports the cache of a build to a place.
+/// Exports the cache of a build to a place: that of all its platforms in one.
 ///
 /// # Errors
 /// [`CacheTransferError`].
 pub fn export(
     images: &ImageStore,
-    built: &Built,
+    built: &[BuiltStage],
     place: &CachePlace,
     how: &CacheExport,
 ) -> Result<(), CacheTransferError> {
@@ -114,12 +114,13 @@ pub fn export(
 /// [`CacheTransferError`].
 pub fn inline(
     images: &ImageStore,
-    built: &Built,
+    built: &BuiltStage,
     epoch: Option<i64>,
     form: &Form,
     diff_ids: &[Digest],
 ) -> Result<String, CacheTransferError> {
-    let Exported { config, .. } = collect(images, built, epoch, CacheExportMode::Min, form)?;
+    let Exported { config, .. } =
+        collect(images, std::slice::from_ref(built), epoch, CacheExportMode::Min, form)?;
     let mut config: Value = serde_json::from_slice(&config).map_err(CacheError::storage)?;
     let stacks = stacks(&config);
     let numbers: BTreeMap<String, usize> =
@@ -164,7 +165,7 @@ fn stacks(config: &Value) -> Vec<Vec<String>> {
 
 fn collect(
     images: &ImageStore,
-    built: &Built,
+    built: &[BuiltStage],
     epoch: Option<i64>,
     mode: CacheExportMode,
     form: &Form,
@@ -176,9 +177,8 @@ fn collect(
     };
     let options = CacheExportOptions { mode, convert: Some(&convert), ..CacheExportOptions::default() };
     let mut chains = CacheChains::new();
-    for key in built.result.keys() {
-        key.export_to(&mut chains, &options)?;
-    }
+    let keys: Vec<_> = built.iter().flat_map(|stage| stage.result.keys()).collect();
+    export_keys(&keys, &mut chains, &options)?;
     let (config, layers) = chains.marshal();
     Ok(Exported { config, layers: layers.into_iter().map(of_solver).collect() })
 }
@@ -268,29 +268,58 @@ where
         return Ok(Some(found));
     }
     let inline = find_inline(place, root, &Limits::default())?;
-    Ok(inline.into_iter().next().and_then(of_inline))
+    Ok(of_inline(&inline))
 }
 
-/// The cache inside an image as one of its own.
-fn of_inline(inline: InlineCache) -> Option<FoundCache> {
-    let records: Value = serde_json::from_slice(&BASE64_STANDARD.decode(inline.records).ok()?).ok()?;
-    let mut parent = -1i64;
-    let mut layers = Vec::new();
-    for (number, layer) in inline.layers.iter().enumerate() {
-        layers.push(json!({
-            "blob": layer.descriptor.digest.to_string(),
-            "parent": parent,
-            "annotations": {
-                "mediaType": layer.descriptor.media_type,
-                "diffID": layer.diff_id.to_string(),
-                "size": layer.descriptor.size,
-            },
-        }));
-        parent = i64::try_from(number).ok()?;
+/// The caches inside the images of an index as one of its own. Those that cannot be read are left out.
+fn of_inline(inline: &[InlineCache]) -> Option<FoundCache> {
+    let (mut layers, mut records, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
+    for image in inline {
+        let Some(own) = BASE64_STANDARD.decode(&image.records).ok() else { continue };
+        let Ok(Value::Array(mut own)) = serde_json::from_slice(&own) else { continue };
+        for record in &mut own {
+            renumber(record, records.len(), layers.len());
+        }
+        records.extend(own);
+        let first = layers.len();
+        for (number, layer) in image.layers.iter().enumerate() {
+            let parent = if number == 0 { json!(-1) } else { json!(first + number - 1) };
+            layers.push(json!({
+                "blob": layer.descriptor.digest.to_string(),
+                "parent": parent,
+                "annotations": {
+                    "mediaType": layer.descriptor.media_type,
+                    "diffID": layer.diff_id.to_string(),
+                    "size": layer.descriptor.size,
+                },
+            }));
+            descriptors.push(quern_oci::cache::cache_layer(layer, None));
+        }
     }
     let config = json!({ "layers": layers, "records": records }).to_string().into_bytes();
-    let layers = inline.layers.iter().map(|layer| quern_oci::cache::cache_layer(layer, None)).collect();
-    Some(FoundCache { config, layers })
+    (!records.is_empty()).then_some(FoundCache { config, layers: descriptors })
+}
+
+/// Counts the records and layers that a record names from others on.
+fn renumber(record: &mut Value, records: usize, layers: usize) {
+    let add = |number: &mut Value, more: usize| {
+        if let Some(old) = number.as_u64() {
+            *number = json!(old + more as u64);
+        }
+    };
+    fn each(value: &mut Value) -> impl Iterator<Item = &mut Value> {
+        value.as_array_mut().into_iter().flatten()
+    }
+    if let Some(inputs) = record.get_mut("inputs") {
+        each(inputs)
+            .flat_map(each)
+            .filter_map(|input| input.get_mut("link"))
+            .for_each(|link| add(link, records));
+    }
+    if let Some(chains) = record.get_mut("chains") {
+        let chains = each(chains).filter_map(|chain| chain.get_mut("layers"));
+        chains.flat_map(each).for_each(|layer| add(layer, layers));
+    }
 }
 
 fn read(

@@ -2,18 +2,23 @@
 //!
 //! The front end has expanded every word already ([`quern_spec::dockerfile::Scope`]); what is left is to say which operation an
 //! instruction is and what it reads. Configuration is applied on the way, so a stage comes out as a vertex and an image config.
+//!
+//! The plans of all platforms make one graph: what is the same for several of them is in it once.
 
 mod copy;
+mod drawing;
 mod run;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quern_core::Digest;
 use quern_oci::document::ImageConfig;
-use quern_solver::{CacheManager, Graph, GraphBuilder, GraphError, Op, Vertex, VertexOptions, VertexRef};
+use quern_solver::{CacheManager, Graph, GraphError, Op, VertexOptions, VertexRef};
 use quern_spec::diagnostic::{Diagnostic, Diagnostics};
-use quern_spec::dockerfile::{Action, BaseConfig, Instruction, Origin, Plan, PlannedStage, Scope, Step};
+use quern_spec::dockerfile::{
+    Action, BaseConfig, Instruction, Origin, Plan, PlannedStage, Platform, Scope, Step,
+};
 use quern_spec::source::Span;
 
 use super::config;
@@ -22,6 +27,7 @@ use super::ops::{self, Defined, FileOp, ImageOp, MergeOp, ScratchOp, Tools};
 use super::provenance::Materials;
 use super::request::Request;
 use crate::images::{ImageStore, KnownImage};
+use drawing::Drawing;
 
 /// What a name outside the Dockerfile stands for.
 #[derive(Clone)]
@@ -42,24 +48,40 @@ pub struct Surroundings<'a> {
     pub images: Arc<ImageStore>,
     /// The build context.
     pub context: Arc<LocalContext>,
-    /// Images and named contexts, with the platform they were resolved for.
-    pub outside: BTreeMap<(Origin, String), Outside>,
     /// Caches to ask besides the solver's own.
     pub caches: Vec<Arc<dyn CacheManager>>,
-    /// Hears what was read from elsewhere.
-    pub materials: Arc<Materials>,
+}
+
+/// The plan of one platform's image.
+pub struct Part<'a> {
+    /// The platform.
+    pub platform: &'a Platform,
+    /// The stages.
+    pub plan: Plan,
+    /// Images and named contexts, with the platform they were resolved for.
+    pub outside: BTreeMap<(Origin, String), Outside>,
 }
 
 /// A build as a graph.
 pub struct Lowered {
     /// The operations.
     pub graph: Graph,
-    /// The target stage's file system.
-    pub target: VertexRef,
-    /// The target's config, without layers and times.
-    pub config: ImageConfig,
+    /// The target stage of each part, in their order.
+    pub targets: Vec<Target>,
     /// Where in the Dockerfile a vertex comes from.
     pub places: BTreeMap<Digest, Place>,
+    /// What vertices read from elsewhere, known once they ran or were found in the cache.
+    pub fetched: BTreeMap<VertexRef, Arc<Materials>>,
+    /// Vertices whose commands see the machine's network.
+    pub networked: BTreeSet<VertexRef>,
+}
+
+/// A target stage.
+pub struct Target {
+    /// Its file system.
+    pub root: VertexRef,
+    /// Its config, without layers and times.
+    pub config: ImageConfig,
 }
 
 /// Where a vertex comes from.
@@ -78,43 +100,39 @@ struct State {
     config: ImageConfig,
 }
 
-/// Lowers a plan. None if the diagnostics have errors.
+/// Lowers the plans of all platforms. None if the diagnostics have errors.
 ///
 /// # Errors
 /// [`GraphError::TooLarge`].
 pub fn lower(
-    plan: &Plan,
+    parts: &[Part<'_>],
     around: &Surroundings<'_>,
     diagnostics: &mut Diagnostics,
 ) -> Result<Option<Lowered>, GraphError> {
-    let mut lowering = Lowering {
-        plan,
-        around,
-        graph: GraphBuilder::new(),
-        digests: Vec::new(),
-        known: BTreeMap::new(),
-        places: BTreeMap::new(),
-        stages: BTreeMap::new(),
-        at: Numbered::default(),
-    };
-    for index in &plan.order {
-        lowering.stage(*index, diagnostics);
+    let mut drawing = Drawing::default();
+    let mut targets = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut own = Diagnostics::new();
+        let drawing = &mut drawing;
+        let (stages, at) = (BTreeMap::new(), Numbered::default());
+        let mut lowering = Lowering { part, around, drawing, stages, at };
+        for index in &part.plan.order {
+            lowering.stage(*index, &mut own);
+        }
+        let target = lowering.stages.remove(&part.plan.target);
+        targets.extend(target.map(|State { root, config, .. }| Target { root, config }));
+        diagnostics.join(own);
     }
-    let Lowering { graph, places, mut stages, .. } = lowering;
-    let target = stages.remove(&plan.target).filter(|_| !diagnostics.has_errors());
-    let Some(State { root, config, .. }) = target else { return Ok(None) };
-    Ok(Some(Lowered { graph: graph.finish()?, target: root, config, places }))
+    if diagnostics.has_errors() || targets.len() < parts.len() {
+        return Ok(None);
+    }
+    Ok(Some(drawing.finish(targets)?))
 }
 
 struct Lowering<'a> {
-    plan: &'a Plan,
+    part: &'a Part<'a>,
     around: &'a Surroundings<'a>,
-    graph: GraphBuilder,
-    /// Of each vertex.
-    digests: Vec<Digest>,
-    /// Vertices by digest: what is the same is one vertex.
-    known: BTreeMap<Digest, VertexRef>,
-    places: BTreeMap<Digest, Place>,
+    drawing: &'a mut Drawing,
     stages: BTreeMap<usize, State>,
     at: Numbered,
 }
@@ -123,6 +141,8 @@ struct Lowering<'a> {
 #[derive(Default)]
 struct Numbered {
     stage: String,
+    /// What people see of the platform where there are several, with a space behind.
+    platforms: String,
     number: usize,
     total: usize,
     span: Span,
@@ -131,10 +151,11 @@ struct Numbered {
 
 impl Lowering<'_> {
     fn stage(&mut self, index: usize, diagnostics: &mut Diagnostics) {
-        let stage = &self.plan.stages[index];
+        let stage = &self.part.plan.stages[index];
         let layers = stage.instructions.iter().filter(|instruction| may_make_layer(instruction)).count();
         self.at = Numbered {
             stage: stage.name.clone(),
+            platforms: self.platforms(index),
             number: 0,
             total: layers + 1,
             span: stage.span,
@@ -172,7 +193,7 @@ impl Lowering<'_> {
             Some(Outside::Image(image)) => image.config.clone(),
             _ => config::scratch(&stage.platform),
         };
-        let scope = self.plan.scope(&BaseConfig {
+        let scope = self.part.plan.scope(&BaseConfig {
             env: config::env(&config),
             working_dir: config.config.working_dir.clone(),
             user: config.config.user.clone(),
@@ -211,7 +232,7 @@ impl Lowering<'_> {
     }
 
     fn outside(&self, origin: &Origin, platform: &str) -> Option<Outside> {
-        self.around.outside.get(&(origin.clone(), platform.to_owned())).cloned()
+        self.part.outside.get(&(origin.clone(), platform.to_owned())).cloned()
     }
 
     fn step(
@@ -242,41 +263,40 @@ impl Lowering<'_> {
         self.add(op, name, &[state.root])
     }
 
-    /// `[stage 2/5] text`.
+    /// `[stage 2/5] text`; with several platforms `[linux/amd64 stage 2/5] text`.
     fn named(&mut self, text: &str) -> String {
         self.at.number += 1;
-        let Numbered { stage, number, total, .. } = &self.at;
-        format!("[{stage} {number}/{total}] {text}")
+        let Numbered { stage, platforms, number, total, .. } = &self.at;
+        format!("[{platforms}{stage} {number}/{total}] {text}")
+    }
+
+    /// What a stage runs on, and what for if that is something else, as BuildKit shows it: `linux/amd64->arm64`.
+    fn platforms(&self, stage: usize) -> String {
+        if self.around.request.platforms.len() < 2 {
+            return String::new();
+        }
+        let mut stage = &self.part.plan.stages[stage];
+        while let Origin::Stage(base) = stage.base {
+            stage = &self.part.plan.stages[base];
+        }
+        let (on, wanted) = (&stage.platform, self.part.platform);
+        if on == wanted {
+            return format!("{on} ");
+        }
+        let wanted = wanted.to_string();
+        let same_system = wanted.strip_prefix(&format!("{}/", on.os));
+        format!("{on}->{} ", same_system.unwrap_or(&wanted))
     }
 
     /// Adds a vertex, or finds the one that is the same.
     fn add(&mut self, op: impl Defined + Op + 'static, name: &str, inputs: &[VertexRef]) -> VertexRef {
-        let digest = ops::digest_of("quern.vertex.image.v1", |v| {
-            v.digest("operation", &op.definition());
-            for input in inputs {
-                v.digest("input", &self.digests[input.0 as usize]);
-            }
-            v.number("no_cache", self.at.no_cache.into());
-        });
-        if let Some(known) = self.known.get(&digest) {
-            return *known;
-        }
-        let mut vertex = Vertex::new(digest, Arc::new(op)).name(name);
-        for input in inputs {
-            vertex = vertex.input(*input);
-        }
-        if self.at.no_cache || !self.around.caches.is_empty() {
-            vertex = vertex.options(VertexOptions {
-                ignore_cache: self.at.no_cache,
-                cache_sources: self.around.caches.clone(),
-                ..VertexOptions::default()
-            });
-        }
-        let added = self.graph.add(vertex);
-        self.digests.push(digest);
-        self.known.insert(digest, added);
-        self.places.insert(digest, Place { span: self.at.span, stage: self.at.stage.clone() });
-        added
+        let place = Place { span: self.at.span, stage: self.at.stage.clone() };
+        let options = VertexOptions {
+            ignore_cache: self.at.no_cache,
+            cache_sources: self.around.caches.clone(),
+            ..VertexOptions::default()
+        };
+        self.drawing.add(op, name, inputs, options, place)
     }
 
     /// Nothing.

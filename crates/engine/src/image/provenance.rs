@@ -4,7 +4,7 @@
 //! stood for. Parameters have the names and places that BuildKit gives them, so that its readers find them; values of secrets
 //! are never among them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use quern_core::port::PortError;
@@ -20,7 +20,7 @@ use quern_solver::VertexRef;
 use quern_spec::dockerfile::Origin;
 use serde_json::{Map, Value, json};
 
-use super::lower::{Lowered, Outside};
+use super::lower::{Lowered, Outside, Part};
 use super::request::{Place, Request};
 use crate::images::{ImageStore, KnownImage};
 
@@ -50,11 +50,27 @@ pub struct Claims {
 
 /// What a build read from elsewhere, by address.
 #[derive(Debug, Default)]
-pub struct Materials(Mutex<BTreeMap<String, (&'static str, String)>>);
+pub struct Materials(Mutex<BTreeMap<String, (String, String)>>);
 
 impl Materials {
+    /// Everything that the image of a part was made of.
+    fn of(request: &Request, part: &Part<'_>, lowered: &Lowered, reached: &BTreeSet<VertexRef>) -> Self {
+        let all = Self::default();
+        all.images(request, &part.outside);
+        if let Some(origin) = &request.origin {
+            origin.digest.iter().for_each(|(function, digest)| {
+                all.note(origin.uri.clone(), function, digest.clone());
+            });
+        }
+        for (_, fetched) in lowered.fetched.iter().filter(|(vertex, _)| reached.contains(vertex)) {
+            let fetched = fetched.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            all.0.lock().unwrap_or_else(PoisonError::into_inner).extend(fetched);
+        }
+        all
+    }
+
     /// Notes the images that a plan starts from and takes files from.
-    pub(super) fn images(&self, request: &Request, outside: &BTreeMap<(Origin, String), Outside>) {
+    fn images(&self, request: &Request, outside: &BTreeMap<(Origin, String), Outside>) {
         for ((origin, _), outside) in outside {
             let Outside::Image(image) = outside else { continue };
             match origin {
@@ -94,49 +110,79 @@ impl Materials {
         self.note(format!("{}{fragment}", super::git::shown(remote)), function, commit.to_owned());
     }
 
-    fn note(&self, uri: String, function: &'static str, digest: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uri, (function, digest));
+    fn note(&self, uri: String, function: &str, digest: String) {
+        let noted = (function.to_owned(), digest);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uri, noted);
     }
 
     fn resources(&self) -> Vec<Resource> {
         let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let resource = |(uri, (function, digest)): (&String, &(&'static str, String))| Resource {
+        let resource = |(uri, (function, digest)): (&String, &(String, String))| Resource {
             uri: uri.clone(),
-            digest: BTreeMap::from([((*function).to_owned(), digest.clone())]),
+            digest: BTreeMap::from([(function.clone(), digest.clone())]),
             ..Resource::default()
         };
         noted.iter().map(resource).collect()
     }
 }
 
-/// One execution of a build, as it is told to others.
+/// How one image was made, as it is told to others.
 #[derive(Debug, Clone)]
 pub struct Account {
-    /// Its id.
+    /// The id of the build.
     pub invocation: Id,
     /// When it began and ended.
     pub times: (Timestamp, Timestamp),
-    /// What it read from elsewhere.
+    /// What was read from elsewhere.
     pub materials: Vec<Resource>,
+    /// Whether nothing was read that is not among the materials but what commands fetch. By BuildKit's rule directories of this
+    /// machine are such things, also the one that the Dockerfile is in.
+    pub complete: bool,
+    /// Whether some command could fetch things.
+    pub networked: bool,
     /// What people see of each step, and the numbers of the steps it reads from.
     pub steps: Vec<(String, Vec<usize>)>,
 }
 
 impl Account {
+    /// The account of the part with this number.
     pub(super) fn new(
         invocation: Id,
         times: (Timestamp, Timestamp),
-        materials: &Materials,
+        request: &Request,
+        (number, part): (usize, &Part<'_>),
         lowered: &Lowered,
     ) -> Self {
-        let count = u32::try_from(lowered.graph.len()).unwrap_or(u32::MAX);
-        let vertices = (0..count).filter_map(|number| lowered.graph.vertex(VertexRef(number)));
+        let reached = reached(lowered, lowered.targets[number].root);
+        let materials = Materials::of(request, part, lowered, &reached).resources();
+        let reads_directories = part.outside.values().any(|outside| matches!(outside, Outside::Local(_)));
+        let numbers: BTreeMap<VertexRef, usize> = reached.iter().copied().zip(0..).collect();
+        let vertices = reached.iter().filter_map(|vertex| lowered.graph.vertex(*vertex));
         let steps = vertices.map(|vertex| {
-            let inputs = vertex.inputs.iter().map(|input| input.vertex.0 as usize).collect();
+            let inputs = vertex.inputs.iter().map(|input| numbers[&input.vertex]).collect();
             (vertex.name.to_string(), inputs)
         });
-        Self { invocation, times, materials: materials.resources(), steps: steps.collect() }
+        Self {
+            invocation,
+            times,
+            materials,
+            complete: request.origin.as_ref().is_some_and(|origin| origin.dockerfile) && !reads_directories,
+            networked: !lowered.networked.is_disjoint(&reached),
+            steps: steps.collect(),
+        }
     }
+}
+
+/// A vertex and everything it needs.
+fn reached(lowered: &Lowered, from: VertexRef) -> BTreeSet<VertexRef> {
+    let (mut reached, mut open) = (BTreeSet::new(), vec![from]);
+    while let Some(at) = open.pop() {
+        if reached.insert(at) {
+            let inputs = lowered.graph.vertex(at).map(|vertex| vertex.inputs.iter());
+            open.extend(inputs.into_iter().flatten().map(|input| input.vertex));
+        }
+    }
+    reached
 }
 
 /// Says how an image was made.
@@ -168,16 +214,29 @@ pub fn provenance(request: &Request, account: &Account, claims: &Claims, version
                 invocation_id: Some(account.invocation.to_string()),
                 started_on: Some(rfc3339(started)),
                 finished_on: Some(rfc3339(finished)),
+                hermetic: account.complete && !account.networked,
                 completeness: Some(Completeness {
-                    request: claims.detail == Detail::Max,
-                    // Files of a local context and what commands fetch are not listed.
-                    resolved_dependencies: false,
+                    request: claims.detail == Detail::Max || !leaves_out(request),
+                    resolved_dependencies: account.complete,
                 }),
                 reproducible: claims.reproducible,
             }),
             byproducts: Vec::new(),
         },
     }
+}
+
+/// Whether there are parameters that are told with [`Detail::Max`] only.
+fn leaves_out(request: &Request) -> bool {
+    let Request { build_args, labels, contexts, secrets, agents, .. } = request;
+    let empty = [
+        build_args.is_empty(),
+        labels.is_empty(),
+        contexts.is_empty(),
+        secrets.is_empty(),
+        agents.is_empty(),
+    ];
+    empty.contains(&false)
 }
 
 /// What the user decided.
@@ -188,6 +247,10 @@ fn parameters(request: &Request, detail: Detail) -> Value {
     }
     if request.no_cache {
         args.insert("no-cache".to_owned(), "".into());
+    }
+    if !request.hosts.is_empty() {
+        let hosts = request.hosts.iter().map(|(name, address)| format!("{name}={address}"));
+        args.insert("add-hosts".to_owned(), hosts.collect::<Vec<_>>().join(",").into());
     }
     let mut asked = Map::from_iter([("frontend".to_owned(), Value::from("dockerfile.v0"))]);
     if detail == Detail::Max {
@@ -229,16 +292,46 @@ fn rfc3339(time: Timestamp) -> String {
     jiff::Timestamp::from_millisecond(millis).map_or_else(|_| String::new(), |time| time.to_string())
 }
 
-/// Puts statements about an image beside it: makes the index that names both, with everything in the store. Each statement is a
-/// kind and what is said.
+/// An image that is named with others, and what is said about it: each statement is a kind and what is said.
+pub struct Stated<'a> {
+    /// Its manifest, with its platform.
+    pub manifest: Descriptor,
+    /// The statements.
+    pub said: &'a [(&'static str, Value)],
+}
+
+/// What stands for images of one build and the statements about them: an index with the images first, which is in the store then
+/// like everything it names; of one image without statements the manifest itself.
 ///
 /// # Errors
 /// Those of the store.
-pub fn attach(
+pub fn bind(
+    images: &ImageStore,
+    stated: &[Stated<'_>],
+    names: &[Reference],
+    format: Format,
+) -> Result<Descriptor, PortError> {
+    if let [Stated { manifest, said: [] }] = stated {
+        return Ok(manifest.clone());
+    }
+    let mut entries: Vec<Descriptor> = stated.iter().map(|stated| stated.manifest.clone()).collect();
+    let speaking: Vec<_> = stated.iter().filter(|stated| !stated.said.is_empty()).collect();
+    // Docker's own form has no statements.
+    let format = if speaking.is_empty() { format } else { Format::Oci };
+    for Stated { manifest, said } in speaking {
+        entries.push(attach(images, manifest, names, said)?);
+    }
+    let index = assemble_index(entries, format, BTreeMap::new());
+    images.put_document(&index)?;
+    Ok(index.descriptor)
+}
+
+/// Puts statements about an image into the store and gives their entry of the index.
+fn attach(
     images: &ImageStore,
     manifest: &Descriptor,
     names: &[Reference],
-    said: &[(&str, Value)],
+    said: &[(&'static str, Value)],
 ) -> Result<Descriptor, PortError> {
     let unknown = || ImagePlatform::of(&Platform::current());
     let platform = manifest.platform.clone().unwrap_or_else(unknown);
@@ -255,8 +348,5 @@ pub fn attach(
     let made: Vec<&Document> =
         attestation.statements.iter().chain([&documents.config, &documents.manifest]).collect();
     made.iter().try_for_each(|document| images.put_document(document))?;
-    let entries = vec![manifest.clone(), documents.manifest.descriptor.clone()];
-    let index = assemble_index(entries, Format::Oci, BTreeMap::new());
-    images.put_document(&index)?;
-    Ok(index.descriptor)
+    Ok(documents.manifest.descriptor.clone())
 }

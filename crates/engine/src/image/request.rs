@@ -18,8 +18,8 @@ pub struct Request {
     pub target: Option<String>,
     /// Values for `ARG`.
     pub build_args: BTreeMap<String, String>,
-    /// What the image shall run on.
-    pub platform: Platform,
+    /// What the image shall run on: one image for each; never empty.
+    pub platforms: Vec<Platform>,
     /// Labels added to the image.
     pub labels: Vec<(String, String)>,
     /// Whether every step runs, whatever the cache holds.
@@ -49,6 +49,8 @@ pub struct FetchedContext {
     pub uri: String,
     /// Name of the function to hexadecimal digest of what was there.
     pub digest: BTreeMap<String, String>,
+    /// Whether the Dockerfile came from there, too.
+    pub dockerfile: bool,
 }
 
 /// A directory, and what of it does not count.
@@ -70,15 +72,15 @@ pub enum Place {
 }
 
 impl Request {
-    /// What the front end has to know.
-    pub fn plan(&self) -> dockerfile::Request {
+    /// What the front end has to know to plan the image of a platform.
+    pub fn plan(&self, platform: &Platform) -> dockerfile::Request {
         let here = step::Platform::current();
         dockerfile::Request {
             target: self.target.clone(),
             build_args: self.build_args.clone(),
             contexts: self.contexts.keys().cloned().collect(),
             ignore: self.context.ignore.clone(),
-            target_platform: self.platform.clone(),
+            target_platform: platform.clone(),
             build_platform: Platform::new(&here.os, &here.arch, ""),
             all_stages: false,
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quern_core::port::Cancel;
 use quern_core::step::Platform;
 use quern_spec::diagnostic::Diagnostics;
-use quern_spec::dockerfile::{DockerIgnore, Origin, Plan};
+use quern_spec::dockerfile::{self as file, DockerIgnore, Origin, Plan};
 
 use super::context::LocalContext;
 use super::lower::Outside;
@@ -15,16 +15,28 @@ use super::request::{Directory, Place, Request};
 use super::{BuildError, ImageBuilder};
 use crate::images::{Freshness, KnownImage};
 
+/// What names stand for, each with the platform it was looked up for.
 type Resolved = BTreeMap<(Origin, String), Outside>;
 
-impl ImageBuilder {
-    /// Resolves everything outside the file that the plan needs, and adds the triggers of base images to it.
-    pub(super) fn resolve(
-        &self,
+/// Looks names up for the plans of one build, each once.
+pub(super) struct Names<'a> {
+    builder: &'a ImageBuilder,
+    request: &'a Request,
+    cancel: &'a Cancel,
+    known: Resolved,
+}
+
+impl<'a> Names<'a> {
+    pub fn new(builder: &'a ImageBuilder, request: &'a Request, cancel: &'a Cancel) -> Self {
+        Self { builder, request, cancel, known: Resolved::new() }
+    }
+
+    /// Resolves everything outside the file that the plan of a platform needs, and adds the triggers of base images to it.
+    pub fn resolve(
+        &mut self,
         plan: &mut Plan,
-        request: &Request,
+        own: &file::Platform,
         diagnostics: &mut Diagnostics,
-        cancel: &Cancel,
     ) -> Result<Resolved, BuildError> {
         let mut resolved = Resolved::new();
         let mut triggered: Vec<usize> = Vec::new();
@@ -40,61 +52,58 @@ impl ImageBuilder {
                 let stage = &plan.stages[index];
                 let (base, platform) = (stage.base.clone(), stage.platform.to_string());
                 let takes = stage.takes.clone();
-                let given = self.one(&base, &platform, request, &mut resolved, cancel)?;
+                let given = self.one(&base, &platform, &mut resolved)?;
                 if let Some(Outside::Image(image)) = given {
                     let triggers = image.config.config.on_build.clone();
                     diagnostics.extend(plan.add_triggers(index, &triggers));
                 }
-                let own = request.platform.to_string();
                 for origin in takes {
-                    self.one(&origin, &own, request, &mut resolved, cancel)?;
+                    self.one(&origin, &own.to_string(), &mut resolved)?;
                 }
             }
         }
     }
 
     fn one(
-        &self,
+        &mut self,
         origin: &Origin,
         platform: &str,
-        request: &Request,
         resolved: &mut Resolved,
-        cancel: &Cancel,
     ) -> Result<Option<Outside>, BuildError> {
-        let key = (origin.clone(), platform.to_owned());
-        if let Some(known) = resolved.get(&key) {
-            return Ok(Some(known.clone()));
-        }
-        let outside = match origin {
+        let place = match origin {
             Origin::Scratch | Origin::Stage(_) => return Ok(None),
-            Origin::Image(name) => Outside::Image(self.image(name, platform, request, cancel)?),
-            Origin::Context(name) => match request.contexts.get(name) {
-                Some(Place::Directory(dir)) => Outside::Local(Arc::new(self.local(dir))),
-                Some(Place::Image(image)) => Outside::Image(self.image(image, platform, request, cancel)?),
+            Origin::Image(name) => Place::Image(name.clone()),
+            Origin::Context(name) => match self.request.contexts.get(name) {
+                Some(place) => place.clone(),
                 None => return Ok(None),
             },
         };
-        resolved.insert(key, outside.clone());
+        // A directory is the same for every platform, and looked at once.
+        let of = if matches!(place, Place::Directory(_)) { "" } else { platform };
+        let key = (origin.clone(), of.to_owned());
+        let outside = match (self.known.get(&key), &place) {
+            (Some(known), _) => known.clone(),
+            (None, Place::Directory(dir)) => Outside::Local(Arc::new(self.builder.local(dir))),
+            (None, Place::Image(name)) => Outside::Image(self.image(name, platform)?),
+        };
+        self.known.insert(key, outside.clone());
+        resolved.insert((origin.clone(), platform.to_owned()), outside.clone());
         Ok(Some(outside))
     }
 
-    fn image(
-        &self,
-        name: &str,
-        platform: &str,
-        request: &Request,
-        cancel: &Cancel,
-    ) -> Result<Arc<KnownImage>, BuildError> {
+    fn image(&self, name: &str, platform: &str) -> Result<Arc<KnownImage>, BuildError> {
         let (os, arch) = platform.split_once('/').unwrap_or((platform, ""));
         let arch = arch.split('/').next().unwrap_or(arch);
         let platform = Platform { os: os.to_owned(), arch: arch.to_owned() };
-        let freshness = if request.pull { Freshness::Newest } else { Freshness::Known };
-        let image = self.images.resolve(name, &platform, freshness, cancel);
+        let freshness = if self.request.pull { Freshness::Newest } else { Freshness::Known };
+        let image = self.builder.images.resolve(name, &platform, freshness, self.cancel);
         image
             .map(Arc::new)
             .map_err(|error| BuildError::Image { name: name.to_owned(), error: Box::new(error) })
     }
+}
 
+impl ImageBuilder {
     /// A directory as a context.
     pub(super) fn local(&self, directory: &Directory) -> LocalContext {
         let Directory { path, ignore } = directory;

@@ -5,10 +5,11 @@ use std::num::NonZero;
 use std::path::Path;
 
 use quern_core::port::PortError;
-use quern_oci::layer::{Codec, Compression};
+use quern_oci::archive::{Member, MemberKind};
+use quern_oci::layer::{Codec, Compression, LayerWriter};
 use quern_store::layers::{Changes, Files, FlattenError, LayerStore, Times, materialise};
 
-use super::pack::{PackError, pack_changes};
+use super::pack::{PackError, append_changes};
 use crate::snapshot::Snapshot;
 
 /// Why files could not be written out.
@@ -49,13 +50,29 @@ pub fn to_directory(layers: &LayerStore, snapshot: &Snapshot, dir: &Path) -> Res
     Ok(materialise(&layers.view(snapshot.layers())?, dir, Files::Copy)?)
 }
 
-/// Writes what a snapshot shows as a tar archive.
+/// Writes what snapshots show as one tar archive, each below a folder of its own; without a name for that, at the top.
 ///
 /// # Errors
 /// [`FilesError`].
-pub fn to_archive<W: Write>(layers: &LayerStore, snapshot: &Snapshot, out: W) -> Result<(), FilesError> {
+pub fn to_archive<W: Write>(
+    layers: &LayerStore,
+    snapshots: &[(String, &Snapshot)],
+    out: W,
+) -> Result<(), FilesError> {
     let plain = Compression::new(Codec::None, None, NonZero::<usize>::MIN).expect("it has no levels");
-    let view = layers.view(snapshot.layers())?;
-    pack_changes(Changes::of_view(&view, Times::Keep), plain, out)?;
+    let mut archive = LayerWriter::new(out, plain).map_err(PackError::from)?;
+    for (folder, snapshot) in snapshots {
+        if !folder.is_empty() {
+            archive.append(&directory(folder), io::empty()).map_err(PackError::from)?;
+        }
+        let view = layers.view(snapshot.layers())?;
+        append_changes(&mut archive, Changes::of_view(&view, Times::Keep), Path::new(folder))?;
+    }
+    archive.finish().map_err(PackError::from)?;
     Ok(())
+}
+
+fn directory(name: &str) -> Member {
+    let (kind, mtime) = (MemberKind::Directory, (0, 0));
+    Member { path: name.into(), kind, mode: 0o755, uid: 0, gid: 0, mtime, xattrs: Vec::new() }
 }

@@ -50,23 +50,31 @@ pub fn pack<W: Write>(
     compression: Compression,
     out: W,
 ) -> Result<(Layer, W), PackError> {
-    pack_changes(layers.changes(id, times), compression, out)
+    let mut writer = LayerWriter::new(out, compression)?;
+    append_changes(&mut writer, layers.changes(id, times), Path::new(""))?;
+    Ok(writer.finish()?)
 }
 
-/// Packs entries in their order.
+/// Packs entries in their order, below a folder; without a name for that, at the top.
 ///
 /// # Errors
 /// [`PackError`].
-pub fn pack_changes<W: Write>(
+pub fn append_changes<W: Write>(
+    writer: &mut LayerWriter<W>,
     changes: Changes,
-    compression: Compression,
-    out: W,
-) -> Result<(Layer, W), PackError> {
-    let mut writer = LayerWriter::new(out, compression)?;
+    folder: &Path,
+) -> Result<(), PackError> {
     for change in changes {
-        append(&mut writer, &change?)?;
+        let mut change = change?;
+        if folder != Path::new("") {
+            change.path = folder.join(&change.path);
+            if let ChangeKind::HardLink { target } = &mut change.kind {
+                *target = folder.join(&target);
+            }
+        }
+        append(writer, &change)?;
     }
-    Ok(writer.finish()?)
+    Ok(())
 }
 
 /// The diff id of a layer on disk and the length of its plain tar stream, without keeping the stream.

@@ -9,7 +9,7 @@ use quern_oci::registry::{Transfer, pull, push};
 use quern_oci::{Descriptor, Reference};
 
 use super::records::{self, ImageLayer, ImageRecord};
-use super::store::{ImageError, ImageStore, KnownImage};
+use super::store::{Freshness, ImageError, ImageStore, KnownImage};
 use super::write::Form;
 
 impl ImageStore {
@@ -23,6 +23,49 @@ impl ImageStore {
         platform: &Platform,
         transfer: &Transfer<'_>,
     ) -> Result<KnownImage, ImageError> {
+        let record = self.fetch(reference, platform, transfer)?;
+        self.put(&[reference.to_string()], &record)?;
+        self.with_config(record)
+    }
+
+    /// The image of a platform that a name stands for in its registry, where `known` is what it stands for here. If both are of one
+    /// index, the name goes on standing for that of this machine's platform; the other can be found by its id, and is when it is
+    /// asked for again.
+    pub(super) fn beside(
+        &self,
+        known: Option<&KnownImage>,
+        reference: &Reference,
+        platform: &Platform,
+        freshness: Freshness,
+        transfer: &Transfer<'_>,
+    ) -> Result<KnownImage, ImageError> {
+        if freshness == Freshness::Known
+            && let Some(origin) = known.and_then(|known| known.record.origin.as_ref())
+        {
+            for (_, record) in port::read(&*self.meta, |r| records::images(r))? {
+                if record.origin.as_ref() == Some(origin) {
+                    let image = self.with_config(record)?;
+                    if image.config.platform.satisfies(platform) {
+                        return Ok(image);
+                    }
+                }
+            }
+        }
+        let record = self.fetch(reference, platform, transfer)?;
+        let keeps_name = known.is_some_and(|known| {
+            known.record.origin == record.origin && known.config.platform.satisfies(&Platform::current())
+        });
+        let names = if keeps_name { Vec::new() } else { vec![reference.to_string()] };
+        self.put(&names, &record)?;
+        self.with_config(record)
+    }
+
+    fn fetch(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        transfer: &Transfer<'_>,
+    ) -> Result<ImageRecord, ImageError> {
         let pulled = pull(&*self.registry, reference, platform, &*self.blobs, transfer)?;
         let layer = |layer: &quern_oci::image::Layer| ImageLayer {
             diff_id: layer.diff_id,
@@ -44,8 +87,7 @@ impl ImageStore {
             since: self.clock.now(),
         };
         self.note_blobs(&record.layers)?;
-        self.put(&[reference.to_string()], &record)?;
-        self.with_config(record)
+        Ok(record)
     }
 
     /// Uploads an image under a name. One that came from elsewhere keeps its manifest.

@@ -215,9 +215,9 @@ impl ImageStore {
                 let found = image.config.platform.name();
                 Err(ImageError::Platform { name: name.to_owned(), found, wanted })
             }
-            (_, Ok(reference)) => {
+            (known, Ok(reference)) => {
                 let transfer = Transfer { cancel: cancel.clone(), ..Transfer::default() };
-                self.pull(&reference, platform, &transfer)
+                self.beside(known.as_ref(), &reference, platform, freshness, &transfer)
             }
             (_, Err(error)) => Err(ImageError::Name(error)),
         }

@@ -115,6 +115,16 @@ impl Diagnostics {
         self.omitted += other.omitted;
     }
 
+    /// Adds those problems of `other` that are not among these yet, as when one text is looked at several times.
+    pub fn join(&mut self, other: Self) {
+        for diagnostic in other.items {
+            if !self.items.contains(&diagnostic) {
+                self.push(diagnostic);
+            }
+        }
+        self.omitted = self.omitted.max(other.omitted);
+    }
+
     /// Whether further problems will only be counted.
     pub fn is_full(&self) -> bool {
         self.items.len() >= MOST

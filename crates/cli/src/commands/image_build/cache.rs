@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use quern_engine::image::Built;
+use quern_engine::image::BuiltStage;
 use quern_engine::image::cache::{self, CacheExport, CachePlace, CacheTransferError};
 use quern_engine::images::{Form, ImageStore};
 use quern_oci::Reference;
@@ -121,8 +121,13 @@ impl Target {
         Ok(Self::Place { place, mode, form, documents, ignore_error })
     }
 
-    /// Keeps the cache of a build, unless it is to be inside the image.
-    pub fn export(&self, images: &ImageStore, built: &Built, epoch: Option<i64>) -> Result<(), Failure> {
+    /// Keeps the cache of a build, that of all its platforms in one, unless it is to be inside the image.
+    pub fn export(
+        &self,
+        images: &ImageStore,
+        built: &[BuiltStage],
+        epoch: Option<i64>,
+    ) -> Result<(), Failure> {
         let Self::Place { place, mode, form, documents, ignore_error } = self else { return Ok(()) };
         let form = Form::clone(form);
         let how = CacheExport { mode: *mode, form, epoch, documents: *documents };
@@ -136,10 +141,10 @@ impl Target {
     }
 }
 
-/// Puts the cache of a build into its config, if that was asked for.
+/// Puts the cache of a stage into its config, if that was asked for.
 pub fn inline(
     images: &ImageStore,
-    built: &mut Built,
+    built: &mut BuiltStage,
     epoch: Option<i64>,
     targets: &[Target],
 ) -> Result<(), Failure> {

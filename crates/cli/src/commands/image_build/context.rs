@@ -60,6 +60,7 @@ impl Context {
                 let origin = FetchedContext {
                     uri: format!("{}{fragment}", git::shown(&source.remote)),
                     digest: BTreeMap::from([(function.to_owned(), commit)]),
+                    dockerfile: args.file.as_deref() != Some("-"),
                 };
                 let context = Self::in_directory(args, tree, Some(temporary))?;
                 Ok(Self { origin: Some(origin), ..context })

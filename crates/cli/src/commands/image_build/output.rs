@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use quern_core::step::Platform;
-use quern_engine::images::{Form, ImageStore, KnownImage, files};
+use quern_core::step::Platform as StepPlatform;
+use quern_engine::image::provenance::{Stated, bind};
+use quern_engine::images::{Form, ImageError, ImageStore, files};
 use quern_oci::document::Format;
 use quern_oci::layer::Codec;
 use quern_oci::save::Entry;
 use quern_oci::{Descriptor, Reference};
+use quern_spec::dockerfile::Platform;
 
 use super::options::Fields;
 use super::{Made, image_failed};
@@ -30,9 +32,9 @@ enum OutputKind {
     /// An archive.
     Archive { docker: bool, dest: Dest },
     /// The files in a directory.
-    Local(PathBuf),
+    Local { dir: PathBuf, split: bool },
     /// The files in an archive.
-    Tar(Dest),
+    Tar { dest: Dest, split: bool },
 }
 
 /// Where an archive goes.
@@ -44,23 +46,30 @@ pub enum Dest {
 }
 
 const KNOWN: &str = "type, dest, name, push, store, compression, compression-level, force-compression, \
-    oci-mediatypes, rewrite-timestamp and tar";
+    oci-mediatypes, rewrite-timestamp, platform-split and tar";
 
 impl Output {
     /// Everything the options ask for; the store, if they ask for nothing.
-    pub fn all(args: &ImageBuild) -> Result<Vec<Self>, Failure> {
-        let mut outputs = args.output.iter().map(|text| Self::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    pub fn all(args: &ImageBuild, platforms: &[Platform]) -> Result<Vec<Self>, Failure> {
+        let several = platforms.len() > 1;
+        let parse = |text: &String| Self::parse(text, several);
+        let mut outputs = args.output.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
         if args.push || args.load || outputs.is_empty() {
+            if args.load && several {
+                return Err(one_only("--load"));
+            }
             let kind = OutputKind::Image { push: args.push, store: true };
             outputs.push(Self { kind, form: Form::default(), names: Vec::new() });
         }
         Ok(outputs)
     }
 
-    fn parse(text: &str) -> Result<Self, Failure> {
+    fn parse(text: &str, several: bool) -> Result<Self, Failure> {
         if !text.contains('=') && !text.contains(',') {
-            let kind =
-                if text == "-" { OutputKind::Tar(Dest::Stdout) } else { OutputKind::Local(text.into()) };
+            let kind = match text {
+                "-" => OutputKind::Tar { dest: Dest::Stdout, split: several },
+                dir => OutputKind::Local { dir: dir.into(), split: several },
+            };
             return Ok(Self { kind, form: Form::default(), names: Vec::new() });
         }
         let mut fields = Fields::parse("--output", text)?;
@@ -71,17 +80,21 @@ impl Output {
                 push: fields.flag("push", kind == "registry")?,
                 store: fields.flag("store", kind == "image")?,
             },
+            "docker" if several => return Err(one_only(&format!("--output `{text}`"))),
             "oci" | "docker" if dest.is_none() && kind == "docker" => {
                 OutputKind::Image { push: false, store: true }
             }
             "oci" | "docker" => {
                 OutputKind::Archive { docker: kind == "docker", dest: Dest::of(dest.as_deref()) }
             }
-            "tar" => OutputKind::Tar(Dest::of(dest.as_deref())),
+            "tar" => {
+                let split = split(&mut fields, several)?;
+                OutputKind::Tar { dest: Dest::of(dest.as_deref()), split }
+            }
             "local" => {
                 let dest =
                     dest.ok_or_else(|| fields.wrong("`dest` is missing: the directory to write to"))?;
-                OutputKind::Local(dest.into())
+                OutputKind::Local { dir: dest.into(), split: split(&mut fields, several)? }
             }
             other => {
                 let known = "image, registry, oci, docker, local and tar";
@@ -107,49 +120,101 @@ impl Output {
         matches!(self.kind, OutputKind::Image { push: true, .. } | OutputKind::Archive { docker: false, .. })
     }
 
-    /// Writes the image, and tells what stands for it there.
+    /// Writes the images, and tells what stands for them there.
     pub fn write(
         &self,
         home: &Home,
         images: &ImageStore,
-        image: &KnownImage,
-        made: &Made,
+        made: &[Made],
         names: &[Reference],
     ) -> Result<Option<Descriptor>, Failure> {
         let names = if self.names.is_empty() { names } else { &self.names };
         match &self.kind {
             OutputKind::Image { push: false, .. } => Ok(None),
             OutputKind::Image { push: true, .. } => {
-                let manifest = images.root(image, &self.form).map_err(image_failed)?;
-                let root = made.statements.beside(images, manifest, names)?;
+                let stated = stated(made, |one| images.root(&one.image, &self.form))?;
+                let root = self.bind(images, &stated, names)?;
                 crate::commands::image::push(home, images, &root, names, false)?;
                 Ok(Some(root))
             }
             OutputKind::Archive { docker, dest } => {
-                let manifest = images.manifest(image, &self.form).map_err(image_failed)?.descriptor;
-                let root = match docker {
-                    true => manifest,
-                    false => made.statements.beside(images, manifest, names)?,
-                };
+                let manifest = |one: &Made| Ok(images.manifest(&one.image, &self.form)?.descriptor);
+                let mut stated = stated(made, manifest)?;
+                if *docker {
+                    stated.iter_mut().for_each(|stated| stated.said = &[]);
+                }
+                let root = self.bind(images, &stated, names)?;
                 let entry = Entry { names: names.to_vec(), root: root.clone() };
-                let platform = docker.then(|| Platform {
-                    os: image.config.platform.os.clone(),
-                    arch: image.config.platform.architecture.clone(),
+                let platform = docker.then(|| StepPlatform {
+                    os: made[0].stage.platform.os.clone(),
+                    arch: made[0].stage.platform.arch.clone(),
                 });
                 dest.write(|out| images.save(&[entry], platform, out).map(drop).map_err(image_failed))?;
                 Ok(Some(root))
             }
-            OutputKind::Local(dir) => files::to_directory(images.layers(), &made.built.snapshot, dir)
+            OutputKind::Local { dir, split } => made
+                .iter()
+                .try_for_each(|one| {
+                    let dir = dir.join(folder(one, *split));
+                    files::to_directory(images.layers(), &one.stage.snapshot, &dir)
+                })
                 .map(|()| None)
                 .map_err(|error| Failure::new(Kind::Internal, error)),
-            OutputKind::Tar(dest) => dest
-                .write(|out| {
-                    files::to_archive(images.layers(), &made.built.snapshot, out)
+            OutputKind::Tar { dest, split } => {
+                let snapshots: Vec<_> =
+                    made.iter().map(|one| (folder(one, *split), &one.stage.snapshot)).collect();
+                dest.write(|out| {
+                    files::to_archive(images.layers(), &snapshots, out)
                         .map_err(|error| Failure::new(Kind::Internal, error))
                 })
-                .map(|()| None),
+                .map(|()| None)
+            }
         }
     }
+
+    fn bind(
+        &self,
+        images: &ImageStore,
+        stated: &[Stated<'_>],
+        names: &[Reference],
+    ) -> Result<Descriptor, Failure> {
+        bind(images, stated, names, self.form.format).map_err(|error| image_failed(error.into()))
+    }
+}
+
+/// Each image by its manifest, with what is said about it.
+fn stated(
+    made: &[Made],
+    manifest: impl Fn(&Made) -> Result<Descriptor, ImageError>,
+) -> Result<Vec<Stated<'_>>, Failure> {
+    let one = |one| {
+        let mut manifest = manifest(one).map_err(image_failed)?;
+        manifest.platform.get_or_insert_with(|| one.image.config.platform.clone());
+        Ok(Stated { manifest, said: &one.statements.attached })
+    };
+    made.iter().map(one).collect()
+}
+
+/// The folder of a platform's files, where each has one: `linux_arm64`.
+fn folder(made: &Made, split: bool) -> String {
+    if split { made.stage.platform.to_string().replace('/', "_") } else { String::new() }
+}
+
+/// Whether each platform has a folder of its own.
+fn split(fields: &mut Fields, several: bool) -> Result<bool, Failure> {
+    let split = fields.flag("platform-split", several)?;
+    if several && !split {
+        return Err(
+            fields.wrong("the files of several platforms need a folder each; leave `platform-split` out")
+        );
+    }
+    Ok(split)
+}
+
+fn one_only(option: &str) -> Failure {
+    Failure::input(format!(
+        "{option} takes the image of one platform; name one with --platform, or use --push or type=oci for several"
+    ))
 }
 
 /// How layers are compressed.

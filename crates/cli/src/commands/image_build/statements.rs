@@ -2,15 +2,13 @@
 
 use std::process::Command;
 
-use quern_engine::image::Built;
-use quern_engine::image::provenance::{Claims, Detail, attach, provenance};
+use quern_engine::image::BuiltStage;
+use quern_engine::image::provenance::{Claims, Detail, provenance};
 use quern_engine::image::request::Request;
-use quern_engine::images::{ImageStore, files};
+use quern_engine::images::files;
 use quern_oci::attest::{PROVENANCE, SPDX};
-use quern_oci::{Descriptor, Reference};
 use serde_json::Value;
 
-use super::image_failed;
 use super::options::Fields;
 use crate::args::ImageBuild;
 use crate::failure::{Failure, Kind};
@@ -28,7 +26,8 @@ pub struct Wanted {
 pub struct Statements {
     /// How it was made, whether or not that is attached.
     pub provenance: Value,
-    attached: Vec<(&'static str, Value)>,
+    /// What is attached, each with its kind.
+    pub attached: Vec<(&'static str, Value)>,
 }
 
 impl Wanted {
@@ -44,7 +43,7 @@ impl Wanted {
         &self,
         home: &Home,
         request: &Request,
-        built: &Built,
+        built: &BuiltStage,
         attaching: bool,
     ) -> Result<Statements, Failure> {
         let claims = self.claims.clone().unwrap_or_default();
@@ -56,21 +55,6 @@ impl Wanted {
         }
         attached.extend(self.claims.as_ref().map(|_| (PROVENANCE, said.clone())));
         Ok(Statements { provenance: said, attached })
-    }
-}
-
-impl Statements {
-    /// What stands for an image with its statements: an index, or the manifest itself if nothing is said.
-    pub fn beside(
-        &self,
-        images: &ImageStore,
-        manifest: Descriptor,
-        names: &[Reference],
-    ) -> Result<Descriptor, Failure> {
-        if self.attached.is_empty() {
-            return Ok(manifest);
-        }
-        attach(images, &manifest, names, &self.attached).map_err(|error| image_failed(error.into()))
     }
 }
 
@@ -108,7 +92,7 @@ fn generator(text: &str) -> Result<Option<String>, Failure> {
 }
 
 /// Runs the generator on the root file system.
-fn list_of_contents(home: &Home, built: &Built, program: &str) -> Result<Value, Failure> {
+fn list_of_contents(home: &Home, built: &BuiltStage, program: &str) -> Result<Value, Failure> {
     let folder = tempfile::tempdir_in(home.store.layout().scratch())?;
     let root = folder.path().join("rootfs");
     files::to_directory(home.image_store()?.layers(), &built.snapshot, &root)

@@ -9,6 +9,7 @@ use quern_spec::dockerfile::{Chmod, CopyStep, SourcePath, Unpack};
 
 use super::{Lowering, Outside, State};
 use crate::image::ops::{Action, Copy, FileOp, GitOp, HttpOp, Source, Sources};
+use crate::image::provenance::Materials;
 
 impl Lowering<'_> {
     pub(super) fn copy(
@@ -52,7 +53,7 @@ impl Lowering<'_> {
         if paths.is_empty() {
             return Some(Vec::new());
         }
-        let platform = self.around.request.platform.to_string();
+        let platform = self.part.platform.to_string();
         let context = match &copy.from {
             None => Some(Arc::clone(&self.around.context)),
             Some(from) => match self.outside(from, &platform) {
@@ -91,20 +92,21 @@ impl Lowering<'_> {
         name: &str,
         inputs: &mut Vec<VertexRef>,
     ) -> Option<Action> {
-        let tools = Arc::clone(&self.around.tools);
+        let (tools, materials) = (Arc::clone(&self.around.tools), Arc::new(Materials::default()));
         let (vertex, path, unpack) = match source {
             SourcePath::Local(_) => return None,
             SourcePath::Http(address) => {
-                let op = HttpOp::new(&tools, &self.around.materials, address, copy.checksum.as_deref());
+                let op = HttpOp::new(&tools, &materials, address, copy.checksum.as_deref());
                 let path = PathBuf::from(op.file_name());
                 (self.add(op, &format!("{name} (fetch)"), &[]), path, copy.unpack == Unpack::All)
             }
             SourcePath::Git(git) => {
                 let keep = copy.keep_git_dir.unwrap_or(false);
-                let op = GitOp::new(&tools, &self.around.materials, git, copy.checksum.as_deref(), keep);
+                let op = GitOp::new(&tools, &materials, git, copy.checksum.as_deref(), keep);
                 (self.add(op, &format!("{name} (clone)"), &[]), PathBuf::from("/"), false)
             }
         };
+        self.drawing.fetched.entry(vertex).or_insert(materials);
         inputs.push(vertex);
         Some(Action::Copy(Copy {
             from: Source::Input(inputs.len() - 1),

@@ -107,7 +107,12 @@ impl Lowering<'_> {
             anew: self.at.no_cache,
             tools: Arc::clone(&self.around.tools),
         };
-        Some(self.add(op, name, &inputs.0))
+        let network = op.attempt.step.network;
+        let vertex = self.add(op, name, &inputs.0);
+        if network != step::Network::None {
+            self.drawing.networked.insert(vertex);
+        }
+        Some(vertex)
     }
 
     fn network(&self, network: Network) -> step::Network {
@@ -216,7 +221,7 @@ impl Lowering<'_> {
         let context = match from {
             None => Arc::clone(&self.around.context),
             Some(from) => {
-                let platform = self.around.request.platform.to_string();
+                let platform = self.part.platform.to_string();
                 match self.outside(from, &platform) {
                     Some(super::Outside::Local(context)) => context,
                     _ => return self.origin(from, &platform, &format!("{name} (source)"), diagnostics),
