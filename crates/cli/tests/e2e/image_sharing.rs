@@ -176,3 +176,24 @@ fn pruning_keeps_images_that_have_names_whole() {
         space.json("du").as_array().unwrap().iter().find(|row| row["kind"] == "layers").unwrap().clone();
     assert_eq!(layers["count"], 0, "{layers}");
 }
+
+#[test]
+fn an_authority_of_ones_own_is_trusted_where_docker_looks_for_it() {
+    let space = space_with_base();
+    let registry = Registry::secured(&space);
+    let name = format!("{}/app:1", registry.host);
+    dockerfile(&space, "FROM base\n");
+    build(&space, &format!("-t {name}")).run.ok();
+    let push = || space.quern(&format!("image push {name}"));
+    push().says(3, &["speaks https", &format!("certs.d/{}/ca.crt", registry.host)]);
+    for folder in ["home/.docker", "home/.config/docker"] {
+        let own = space.path(format!("{folder}/certs.d/{}", registry.host));
+        fs::create_dir_all(&own).unwrap();
+        push().says(3, &["no secure connection", "certificate", "/ca.crt"]);
+        fs::copy(space.path("cert.pem"), own.join("ca.crt")).unwrap();
+        push().ok();
+        space.quern(&format!("--state {folder}/state image pull {name}")).ok();
+        fs::remove_dir_all(&own).unwrap();
+    }
+    push().says(3, &["speaks https"]);
+}

@@ -119,11 +119,25 @@ pub struct Registry {
 impl Registry {
     /// A registry without anything in it.
     pub fn open() -> Self {
+        Self::start("")
+    }
+
+    /// One that speaks https, with `cert.pem` and `key.pem` of a folder, which are made here. The certificate signs itself.
+    pub fn secured(space: &Space) -> Self {
+        let request = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test -addext subjectAltName=IP:127.0.0.1 \
+            -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out cert.pem";
+        tool(space, "openssl", &request.split_whitespace().collect::<Vec<_>>());
+        let path = |name| space.path(name).display().to_string();
+        Self::start(&format!("  tls:\n    certificate: {}\n    key: {}\n", path("cert.pem"), path("key.pem")))
+    }
+
+    /// `more` are further lines of the configuration.
+    fn start(more: &str) -> Self {
         let folder = TempSpace::new();
         loop {
             let host = free_port();
             let config = format!(
-                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
+                "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n{more}",
                 folder.path("data").display()
             );
             let config = folder.write("config.yml", config);

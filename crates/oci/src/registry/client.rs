@@ -74,6 +74,11 @@ impl Client {
         }
         call.authorization = auth.cached(registry, scope);
         let response = http.send(&call)?;
+        if response.status().as_u16() == 400 && call.method == Method::HEAD {
+            // What is wrong stands in the answer to a GET.
+            call.method = Method::GET;
+            return Err(refusal(http.send(&call)?));
+        }
         if response.status().as_u16() != 401 {
             return Ok(response);
         }
@@ -107,8 +112,8 @@ impl Client {
         let response = self.send(repository, &Scope::pull(&repository.name), call)?;
         let found = match response.status().as_u16() {
             200 => described(&response),
-            // Some servers have no HEAD here, and what is wrong with a request stands in the answer to a GET.
-            400 | 405 => None,
+            // Some servers have no HEAD here.
+            405 => None,
             _ => return Err(refusal(response)),
         };
         let found = if let Some(found) = found {
