@@ -136,7 +136,7 @@ pub fn layout(bytes: &[u8]) {
     let file = space.path().join("image.tar");
     std::fs::write(&file, bytes).expect("a file");
     let Ok(layout) = Layout::open(&file, &limits()) else { return };
-    let platform = Platform { os: "linux".into(), arch: "amd64".into() };
+    let platform = Platform { os: "linux".into(), arch: "amd64".into(), variant: String::new() };
     let _ = layout.resolve(None, &platform);
     for tag in layout.tags() {
         let _ = layout.resolve(Some(&tag), &platform);

@@ -94,13 +94,15 @@ pub enum Network {
     Host,
 }
 
-/// Operating system and architecture in OCI's words, such as `linux` and `amd64`.
+/// Operating system, architecture and its variant in OCI's words, such as `linux`, `arm` and `v7`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Platform {
     /// Operating system.
     pub os: String,
     /// Architecture.
     pub arch: String,
+    /// Variant of the architecture; empty for the usual one.
+    pub variant: String,
 }
 
 impl Platform {
@@ -111,7 +113,7 @@ impl Platform {
             "aarch64" => "arm64",
             other => other,
         };
-        Self { os: std::env::consts::OS.to_owned(), arch: arch.to_owned() }
+        Self { os: std::env::consts::OS.to_owned(), arch: arch.to_owned(), variant: String::new() }
     }
 }
 
@@ -168,6 +170,9 @@ impl Canon for Step {
         );
         v.text("platform.os", &self.platform.os);
         v.text("platform.arch", &self.platform.arch);
+        if !self.platform.variant.is_empty() {
+            v.text("platform.variant", &self.platform.variant);
+        }
         list(v, "outputs", &self.outputs, |v, path| v.text("path", path));
         list(v, "accept", &self.accept, |v, code| v.bytes("code", &code.to_le_bytes()));
         // Left out otherwise, so that keys from before there were writable roots stay.
@@ -247,7 +252,7 @@ mod tests {
             mounts: Vec::new(),
             network: Network::None,
             hosts: Vec::new(),
-            platform: Platform { os: "linux".into(), arch: "amd64".into() },
+            platform: Platform { os: "linux".into(), arch: "amd64".into(), variant: String::new() },
             outputs: vec!["/pfs/out".into()],
             accept: Vec::new(),
             resources: Resources::default(),
@@ -257,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_a_program_can_see_enters_the_key() {
-        let changes: [fn(&mut Step); 15] = [
+        let changes: [fn(&mut Step); 16] = [
             |s| s.argv.push("x".into()),
             |s| drop(s.env.insert("A".into(), "2".into())),
             |s| s.cwd = "/x".into(),
@@ -271,6 +276,7 @@ mod tests {
             |s| s.network = Network::Host,
             |s| s.hosts.push(("a".into(), IpAddr::from([10, 0, 0, 1]))),
             |s| s.hosts.push(("a".into(), IpAddr::from([10, 0, 0, 2]))),
+            |s| s.platform.variant = "v3".into(),
             |s| s.outputs.clear(),
             |s| s.accept.push(3),
         ];

@@ -233,7 +233,7 @@ impl LocalImages {
         let Origin::Layout { path, tag, os, arch } = origin else {
             return Err(PortError::Other(format!("image {id} is not of a kind that is unpacked")));
         };
-        let platform = Platform { os: os.clone(), arch: arch.clone() };
+        let platform = Platform { os: os.clone(), arch: arch.clone(), variant: String::new() };
         let (image, layout) = self.resolve_layout(path, tag.as_deref(), &platform)?;
         if image.chain_id() != *id {
             return Err(PortError::Other(format!(
@@ -261,7 +261,7 @@ impl LocalImages {
             }
             ImageName::Layout { path, tag } => {
                 let (image, _) = self.resolve_layout(&path, tag.as_deref(), platform)?;
-                let Platform { os, arch } = platform.clone();
+                let Platform { os, arch, .. } = platform.clone();
                 (
                     with_defaults(image.chain_id(), &image.config.config),
                     Origin::Layout { path, tag, os, arch },

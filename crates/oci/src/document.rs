@@ -122,12 +122,23 @@ pub struct Platform {
 impl Platform {
     /// Whether an image for this runs on what is wanted.
     pub fn satisfies(&self, wanted: &Wanted) -> bool {
-        self.os == wanted.os && self.architecture == wanted.arch
+        self.distance(wanted).is_some()
+    }
+
+    /// How far an image for this is from what is wanted: 0 if it is made for just that, more if it makes use of less; none if it
+    /// does not run there.
+    pub fn distance(&self, wanted: &Wanted) -> Option<u32> {
+        if self.os != wanted.os || self.architecture != wanted.arch {
+            return None;
+        }
+        let own = level(&self.architecture, self.variant.as_deref().unwrap_or_default());
+        level(&wanted.arch, &wanted.variant).checked_sub(own)
     }
 
     /// The platform that is wanted, as that of an image.
     pub fn of(wanted: &Wanted) -> Self {
-        Self { architecture: wanted.arch.clone(), os: wanted.os.clone(), os_version: None, variant: None }
+        let variant = Some(wanted.variant.clone()).filter(|variant| !variant.is_empty());
+        Self { architecture: wanted.arch.clone(), os: wanted.os.clone(), os_version: None, variant }
     }
 
     /// `os/architecture[/variant]`.
@@ -135,6 +146,17 @@ impl Platform {
         let variant = self.variant.as_ref().map(|variant| format!("/{variant}")).unwrap_or_default();
         format!("{}/{}{variant}", self.os, self.architecture)
     }
+}
+
+/// What a variant of an architecture can do: whatever runs on a lower one of the same architecture runs on it.
+fn level(architecture: &str, variant: &str) -> u32 {
+    let number = variant.trim_start_matches('v').split('.').next().and_then(|number| number.parse().ok());
+    number.unwrap_or(match architecture {
+        "amd64" => 1,
+        "arm" => 7,
+        "arm64" => 8,
+        _ => 0,
+    })
 }
 
 /// A list of manifests, usually one for each platform.

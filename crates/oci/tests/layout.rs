@@ -43,7 +43,7 @@ fn config(arch: &str, diff_ids: Vec<Digest>) -> ImageConfig {
 }
 
 fn platform(arch: &str) -> Platform {
-    Platform { os: "linux".into(), arch: arch.into() }
+    Platform { os: "linux".into(), arch: arch.into(), variant: String::new() }
 }
 
 struct Made {

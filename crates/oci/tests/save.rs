@@ -17,7 +17,7 @@ use quern_oci::save::{Archived, Entry, save};
 use quern_oci::{Descriptor, ImageConfig, Layout, LayoutError, LayoutWriter, Limits};
 
 fn amd64() -> Platform {
-    Platform { os: "linux".into(), arch: "amd64".into() }
+    Platform { os: "linux".into(), arch: "amd64".into(), variant: String::new() }
 }
 
 fn tar(files: &[(&str, &str)]) -> Vec<u8> {
@@ -60,7 +60,7 @@ fn open(path: &Path) -> Layout {
 fn archives_made_here_are_read_by_skopeo_and_by_us() {
     let space = tempfile::tempdir().unwrap();
     let mut writer = LayoutWriter::create(&space.path().join("layout")).unwrap();
-    let arm = Platform { os: "linux".into(), arch: "arm64".into() };
+    let arm = Platform { os: "linux".into(), arch: "arm64".into(), variant: String::new() };
     let manifests = vec![image(&writer, "amd", &amd64()), image(&writer, "arm", &arm)];
     let index = assemble_index(manifests, Format::Oci, BTreeMap::new());
     writer.blob(media::INDEX, &index.bytes).unwrap();

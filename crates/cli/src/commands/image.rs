@@ -262,7 +262,11 @@ fn save(images: &ImageStore, args: &ImageSave) -> Result<(), Failure> {
         let root = images.root(&named.image, &form).map_err(image_failed)?;
         let name = text.parse::<Reference>().ok().filter(|name| named.names.contains(name));
         let own = &named.image.config.platform;
-        platform.get_or_insert_with(|| Platform { os: own.os.clone(), arch: own.architecture.clone() });
+        platform.get_or_insert_with(|| Platform {
+            os: own.os.clone(),
+            arch: own.architecture.clone(),
+            variant: String::new(),
+        });
         match entries.iter_mut().find(|entry| entry.root.digest == root.digest) {
             Some(entry) => entry.names.extend(name),
             None => entries.push(Entry { names: name.into_iter().collect(), root }),
@@ -325,5 +329,5 @@ fn wanted(platform: Option<&str>) -> Result<Platform, Failure> {
     let here = quern_spec::dockerfile::Platform::new(&here.os, &here.arch, "");
     let platform = quern_spec::dockerfile::Platform::parse(text, &here)
         .map_err(|error| Failure::input(format!("--platform {error}")))?;
-    Ok(Platform { os: platform.os, arch: platform.arch })
+    Ok(Platform { os: platform.os, arch: platform.arch, variant: platform.variant })
 }

@@ -180,6 +180,24 @@ fn a_base_is_found_for_each_platform() {
 }
 
 #[test]
+fn a_base_fits_the_variant() {
+    let (space, registry) = (Space::new(), Registry::open());
+    dockerfile(&space, "FROM scratch\nARG TARGETVARIANT\nCOPY $TARGETVARIANT /variant\n");
+    for variant in ["v5", "v6", "v7"] {
+        space.write(&format!("app/{variant}"), variant);
+    }
+    let base = format!("{}/base", registry.host);
+    build(&space, &format!("--platform linux/arm/v5,linux/arm/v6 -t {base} --push")).run.ok();
+    space.quern(&format!("image rm {base}")).ok();
+    dockerfile(&space, &format!("FROM {base}\nCOPY v7 /own\n"));
+    build(&space, "--platform linux/arm/v5,linux/arm/v6,linux/arm/v7 -o out").run.ok();
+    // The best that runs there.
+    for (variant, base) in [("v5", "v5"), ("v6", "v6"), ("v7", "v6")] {
+        assert_eq!(space.read(&format!("out/linux_arm_{variant}/variant")), base);
+    }
+}
+
+#[test]
 fn one_cache_serves_all_platforms() {
     let (space, registry) = with_cross_build();
     let name = format!("{}/app:1", registry.host);

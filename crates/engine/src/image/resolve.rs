@@ -92,9 +92,9 @@ impl<'a> Names<'a> {
     }
 
     fn image(&self, name: &str, platform: &str) -> Result<Arc<KnownImage>, BuildError> {
-        let (os, arch) = platform.split_once('/').unwrap_or((platform, ""));
-        let arch = arch.split('/').next().unwrap_or(arch);
-        let platform = Platform { os: os.to_owned(), arch: arch.to_owned() };
+        let mut parts = platform.split('/').map(str::to_owned);
+        let mut part = || parts.next().unwrap_or_default();
+        let platform = Platform { os: part(), arch: part(), variant: part() };
         let freshness = if self.request.pull { Freshness::Newest } else { Freshness::Known };
         let image = self.builder.images.resolve(name, &platform, freshness, self.cancel);
         image

@@ -45,7 +45,7 @@ impl ImageStore {
             for (_, record) in port::read(&*self.meta, |r| records::images(r))? {
                 if record.origin.as_ref() == Some(origin) {
                     let image = self.with_config(record)?;
-                    if image.config.platform.satisfies(platform) {
+                    if image.config.platform.distance(platform) == Some(0) {
                         return Ok(image);
                     }
                 }

@@ -206,12 +206,14 @@ impl ImageStore {
             return self.import_layout(&path, tag.as_deref(), platform);
         }
         let known = self.find(name)?;
-        let fits = known.as_ref().is_some_and(|image| image.config.platform.satisfies(platform));
+        let distance = known.as_ref().and_then(|image| image.config.platform.distance(platform));
         let made_here = known.as_ref().is_some_and(|image| image.record.origin.is_none());
+        // A registry may have an image of a better variant.
+        let fits = distance.is_some_and(|distance| made_here || distance == 0);
         match (known, name.parse::<Reference>()) {
             (Some(image), _) if fits && (made_here || freshness == Freshness::Known) => Ok(image),
             (Some(image), _) if made_here => {
-                let wanted = format!("{}/{}", platform.os, platform.arch);
+                let wanted = document::Platform::of(platform).name();
                 let found = image.config.platform.name();
                 Err(ImageError::Platform { name: name.to_owned(), found, wanted })
             }

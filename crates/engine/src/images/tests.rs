@@ -201,7 +201,7 @@ fn what_an_identity_stood_for_may_be_gone() {
 #[test]
 fn names_and_platforms_that_cannot_be() {
     let space = Space::new();
-    let other = Platform { os: "linux".into(), arch: "s390x".into() };
+    let other = Platform { os: "linux".into(), arch: "s390x".into(), variant: String::new() };
     let check = |name: &str, platform: &Platform, expected: &str| {
         let error = space.images().resolve(name, platform).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");

@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn an_image_in_both_formats() {
-        let platform = Platform::of(&Wanted { os: "linux".into(), arch: "amd64".into() });
+        let platform =
+            Platform::of(&Wanted { os: "linux".into(), arch: "amd64".into(), variant: String::new() });
         let layer = Layer {
             descriptor: Descriptor::new(media::LAYER_GZIP, Digest::of(b"blob"), 4),
             diff_id: Digest::of(b"plain"),

@@ -12,8 +12,8 @@ use crate::limits::Limits;
 /// Indexes inside indexes; nobody makes more than two.
 pub(super) const MAX_DEPTH: usize = 8;
 
-/// Finds, reads and checks the image for a platform, and tells how many there are. Of several variants of one platform
-/// the first is the one that its maker prefers.
+/// Finds, reads and checks the image for a platform, and tells how many there are. Of several variants that run there it is
+/// the one that makes most use of it, and of equal ones the first, which its maker prefers.
 ///
 /// # Errors
 /// Those of the place, and an [`ImageProblem`] inside of them.
@@ -29,12 +29,13 @@ pub fn choose<S: Source>(
         search.visit(entry, 0)?;
     }
     let Search { mut found, others, .. } = search;
-    if found.is_empty() {
-        let wanted = format!("{}/{}", platform.os, platform.arch);
+    let best = found.iter().enumerate().min_by_key(|(_, candidate)| candidate.distance);
+    let Some(best) = best.map(|(number, _)| number) else {
+        let wanted = document::Platform::of(platform).name();
         return Err(ImageProblem::NoSuchPlatform { wanted, known: others }.into());
-    }
+    };
     let count = found.len();
-    Ok((found.swap_remove(0).image(limits.layers)?, count))
+    Ok((found.swap_remove(best).image(limits.layers)?, count))
 }
 
 struct Search<'a, S> {
@@ -48,6 +49,8 @@ struct Search<'a, S> {
 }
 
 struct Candidate {
+    /// [`document::Platform::distance`].
+    distance: u32,
     entry: Descriptor,
     manifest: Manifest,
     config: ImageConfig,
@@ -96,10 +99,14 @@ impl<S: Source> Search<'_, S> {
             digest: manifest.config.digest,
             problem,
         })?;
-        if config.platform.satisfies(self.platform) {
-            self.found.push(Candidate { entry: entry.clone(), manifest, config });
-        } else {
-            self.others.push(config.platform.name());
+        // Configs often leave the variant out that the index names.
+        let told = entry.platform.as_ref().unwrap_or(&config.platform);
+        let same = (&told.os, &told.architecture) == (&config.platform.os, &config.platform.architecture);
+        match told.distance(self.platform).filter(|_| same) {
+            Some(distance) => {
+                self.found.push(Candidate { distance, entry: entry.clone(), manifest, config });
+            }
+            None => self.others.push(config.platform.name()),
         }
         Ok(())
     }

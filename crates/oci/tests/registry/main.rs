@@ -26,11 +26,11 @@ use quern_oci::{Descriptor, ImageConfig};
 use quern_testkit::MemBlobs;
 
 fn amd64() -> Platform {
-    Platform { os: "linux".into(), arch: "amd64".into() }
+    Platform { os: "linux".into(), arch: "amd64".into(), variant: String::new() }
 }
 
 fn arm64() -> Platform {
-    Platform { os: "linux".into(), arch: "arm64".into() }
+    Platform { os: "linux".into(), arch: "arm64".into(), variant: String::new() }
 }
 
 /// Pauses that were asked for; nothing really waits.

@@ -148,6 +148,7 @@ impl Output {
                 let platform = docker.then(|| StepPlatform {
                     os: made[0].stage.platform.os.clone(),
                     arch: made[0].stage.platform.arch.clone(),
+                    variant: made[0].stage.platform.variant.clone(),
                 });
                 dest.write(|out| images.save(&[entry], platform, out).map(drop).map_err(image_failed))?;
                 Ok(Some(root))

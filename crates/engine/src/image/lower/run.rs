@@ -90,6 +90,7 @@ impl Lowering<'_> {
                 platform: Platform {
                     os: state.config.platform.os.clone(),
                     arch: state.config.platform.architecture.clone(),
+                    variant: String::new(),
                 },
                 outputs: Vec::new(),
                 accept: Vec::new(),
