@@ -191,6 +191,23 @@ fn what_was_read_is_complete_if_nothing_came_from_this_machine() {
     assert_eq!(facts(&said(options, &server.address)), (true, true, true));
 }
 
+#[test]
+fn an_archive_of_the_web_is_listed_as_what_was_read() {
+    let (space, registry) = (space_with_base(), Registry::open());
+    dockerfile(&space, "FROM scratch\nCOPY . /\n");
+    build(&space, &format!("--provenance=false --push -t {}/context", registry.host)).run.ok();
+    // The layer is an archive with a Dockerfile in it.
+    let layer = text(&fetch(&space, &registry, "context/manifests/latest")["layers"][0]["digest"]);
+    let address = format!("http://{}/v2/context/blobs/{layer}", registry.host);
+    space.quern(&format!("build --metadata-file meta.json {address}")).ok();
+    let metadata: Value = serde_json::from_str(&space.read("meta.json")).unwrap();
+    let said = &metadata["buildx.build.provenance"];
+    let source = json!({ "uri": address, "digest": { "sha256": layer.replace("sha256:", "") } });
+    assert_eq!(said["buildDefinition"]["resolvedDependencies"], json!([source]));
+    assert_eq!(said["buildDefinition"]["externalParameters"]["configSource"]["uri"], source["uri"]);
+    assert_eq!(said["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"], true);
+}
+
 /// The same repository with another commit, of which a stage sees the network.
 fn with_network(space: &Space, server: &GitServer) -> String {
     dockerfile(space, "FROM base\nCOPY one /one\nRUN cat /one > /two\nFROM base AS two\nRUN true\n");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use quern_core::DigestWriter;
 use quern_engine::image::git;
 use quern_engine::image::request::{Directory, FetchedContext, Place};
 use quern_oci::UnpackOptions;
@@ -21,6 +22,20 @@ use tempfile::TempDir;
 const MOST: u64 = 16 << 20;
 /// Bytes that tell an archive from a Dockerfile.
 const START: u64 = 64 << 10;
+
+/// A stream of which the digest is taken on the way.
+struct Heard<R> {
+    from: R,
+    digest: DigestWriter,
+}
+
+impl<R: Read> Read for Heard<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.digest.update(&buffer[..count]);
+        Ok(count)
+    }
+}
 
 /// The files of a build.
 pub struct Context {
@@ -69,7 +84,15 @@ impl Context {
                 let fetched = crate::wiring::registry().fetch(&address, &Validators::default());
                 let fetched = fetched.map_err(Failure::named)?;
                 let fetched = fetched.ok_or_else(|| Failure::named(format!("{address} gave nothing")))?;
-                Self::of_stream(args, fetched.body)
+                let mut body = Heard { from: fetched.body, digest: DigestWriter::new() };
+                let context = Self::of_stream(args, &mut body)?;
+                io::copy(&mut body, &mut io::sink())?;
+                let origin = FetchedContext {
+                    uri: git::shown(&address),
+                    digest: BTreeMap::from([("sha256".to_owned(), body.digest.finish().hex())]),
+                    dockerfile: args.file.as_deref() != Some("-"),
+                };
+                Ok(Self { origin: Some(origin), ..context })
             }
         }
     }
