@@ -96,7 +96,7 @@ pub struct ImageBuild {
     /// Keep the image in this machine's store (the default if nothing else is asked for)
     #[arg(long)]
     pub load: bool,
-    /// What to make: type=image|oci|docker|local|tar[,dest=PATH][,name=NAME][,push=true]..., or a directory
+    /// What to make: type=image|oci|docker|local|tar|cacheonly[,dest=PATH][,name=NAME][,push=true]..., or a directory
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: Vec<String>,
     /// Where results may be found: type=registry,ref=NAME or type=local,src=PATH

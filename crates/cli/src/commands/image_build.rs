@@ -119,9 +119,10 @@ fn deliver(
         let platform = if several { format!(" {}", one.stage.platform) } else { String::new() };
         home.say(&format!("image {}{platform}", one.image.record.id));
     }
-    for name in names {
-        // Here a name stands for one image; where it was pushed, for all.
-        let here = if several { format!(" (here: {})", own.stage.platform) } else { String::new() };
+    // Here a name stands for one image; where it was pushed, for all.
+    let kept = outputs.iter().any(Output::keeps);
+    let here = if several && kept { format!(" (here: {})", own.stage.platform) } else { String::new() };
+    for name in names.iter().filter(|_| outputs.iter().any(Output::names)) {
         home.say(&format!("named {}{here}", name.familiar()));
     }
     Ok(())

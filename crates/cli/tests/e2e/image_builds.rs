@@ -186,3 +186,13 @@ ENTRYPOINT [\"cat\", \"greeting\"]
         "{listed}"
     );
 }
+
+#[test]
+fn a_build_may_be_for_its_cache_only() {
+    let space = space_with_base();
+    dockerfile(&space, "FROM base\nRUN echo 1 > /one\n");
+    assert_eq!(build(&space, "-o type=cacheonly -t app").ran(), ["FROM base", "RUN echo 1 > /one"]);
+    space.quern("image inspect app").fails(3);
+    assert_eq!(build(&space, "-t app").ran(), Vec::<String>::new());
+    space.quern("image inspect app").ok();
+}

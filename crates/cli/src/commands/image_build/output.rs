@@ -27,6 +27,8 @@ pub struct Output {
 }
 
 enum OutputKind {
+    /// Nowhere: only results are kept, for later builds.
+    Nothing,
     /// Kept in the store, and uploaded if `push`.
     Image { push: bool, store: bool },
     /// An archive.
@@ -87,6 +89,7 @@ impl Output {
             "oci" | "docker" => {
                 OutputKind::Archive { docker: kind == "docker", dest: Dest::of(dest.as_deref()) }
             }
+            "cacheonly" => OutputKind::Nothing,
             "tar" => {
                 let split = split(&mut fields, several)?;
                 OutputKind::Tar { dest: Dest::of(dest.as_deref()), split }
@@ -97,7 +100,7 @@ impl Output {
                 OutputKind::Local { dir: dest.into(), split: split(&mut fields, several)? }
             }
             other => {
-                let known = "image, registry, oci, docker, local and tar";
+                let known = "image, registry, oci, docker, local, tar and cacheonly";
                 return Err(fields.wrong(&format!("there is no type `{other}`; there are {known}")));
             }
         };
@@ -115,6 +118,11 @@ impl Output {
         matches!(self.kind, OutputKind::Image { store: true, .. })
     }
 
+    /// Whether the image has its names where it goes.
+    pub fn names(&self) -> bool {
+        matches!(self.kind, OutputKind::Image { .. } | OutputKind::Archive { .. })
+    }
+
     /// Whether statements about the image go where it goes.
     pub fn holds_statements(&self) -> bool {
         matches!(self.kind, OutputKind::Image { push: true, .. } | OutputKind::Archive { docker: false, .. })
@@ -130,7 +138,7 @@ impl Output {
     ) -> Result<Option<Descriptor>, Failure> {
         let names = if self.names.is_empty() { names } else { &self.names };
         match &self.kind {
-            OutputKind::Image { push: false, .. } => Ok(None),
+            OutputKind::Nothing | OutputKind::Image { push: false, .. } => Ok(None),
             OutputKind::Image { push: true, .. } => {
                 let stated = stated(made, |one| images.root(&one.image, &self.form))?;
                 let root = self.bind(images, &stated, names)?;
