@@ -10,6 +10,36 @@ use crate::space::{Space, text};
 const BOTH: &str = "--platform linux/amd64,linux/arm64";
 const RUNS: &str = "RUN --mount=type=cache,target=/c,id=runs echo x >> /c/runs; wc -l < /c/runs > /runs";
 
+/// An ELF file for linux/386 that calls `exit(0)`.
+const PROGRAM_386: [u8; 96] = {
+    let mut file = [0; 96];
+    let parts: [(usize, &[u8]); 12] = [
+        (0, b"\x7fELF\x01\x01\x01"), // 32 bits, little-endian
+        (16, &[2, 0, 3, 0, 1]),      // a program of i386
+        (24, &[84, 0x80, 4, 8, 52]), // where it begins: 0x08048054; where the table of segments is
+        (40, &[52, 0, 32, 0, 1]),    // sizes of headers, and one segment
+        (52, &[1]),                  // loaded
+        (60, &[0, 0x80, 4, 8]),      // to 0x08048000
+        (64, &[0, 0x80, 4, 8]),
+        (68, &[96]), // all of this file
+        (72, &[96]),
+        (76, &[5, 0, 0, 0, 0, 0x10]), // may be read and executed, on a page
+        (84, &[0xb8, 1, 0, 0, 0, 0x31, 0xdb]), // mov eax, 1; xor ebx, ebx
+        (91, &[0xcd, 0x80]),          // int 0x80
+    ];
+    let mut part = 0;
+    while part < parts.len() {
+        let (at, bytes) = parts[part];
+        let mut byte = 0;
+        while byte < bytes.len() {
+            file[at + byte] = bytes[byte];
+            byte += 1;
+        }
+        part += 1;
+    }
+    file
+};
+
 /// A cross build: one stage on the machine's own platform, one image for each platform.
 fn with_cross_build() -> (Space, Registry) {
     let (space, registry) = (space_with_base(), Registry::open());
@@ -231,6 +261,10 @@ fn a_foreign_program_is_named_with_what_is_missing() {
     dockerfile(&space, "FROM scratch\nCOPY --chmod=755 sh /bin/sh\nRUN echo never\n");
     let failed = build(&space, "--platform linux/arm64");
     failed.run.says(1, &["/bin/sh", "linux/arm64", "qemu-user-static", "--platform=$BUILDPLATFORM"]);
+    // So is one that this processor may execute: a program of 32 bits that ends at once.
+    space.write("app/sh", PROGRAM_386);
+    let failed = build(&space, "--platform linux/386");
+    failed.run.says(1, &["/bin/sh", "linux/386", "--platform=$BUILDPLATFORM"]);
     // One platform that fails ends the build.
     build(&space, BOTH).run.fails(1);
     // Without commands a foreign image is no problem.

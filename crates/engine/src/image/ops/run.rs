@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quern_core::event::Stream;
 use quern_core::port::{Cancel, Exit, Observer};
-use quern_core::step::{Attempt, Mount};
+use quern_core::step::{Attempt, Mount, Platform};
 use quern_core::{Digest, Step};
 use quern_solver::{
     Blocking, CacheMap, CacheMapInput, LogStream, MapStep, Op, OpContext, OpError, SharedResult,
@@ -97,6 +97,9 @@ impl RunOp {
             }
             Exit::Cancelled => return Err(OpError::Cancelled),
             Exit::Code(code) => format!("exit code: {code}"),
+            Exit::Signal(SIGSYS) if attempt.step.platform.arch != Platform::current().arch => {
+                no_calls(&attempt.step.platform)
+            }
             Exit::Signal(signal) => format!("ended by signal {signal}"),
             Exit::TimedOut => "it ran longer than allowed".to_owned(),
             Exit::OutOfMemory => "it used more memory than allowed".to_owned(),
@@ -121,6 +124,17 @@ impl RunOp {
         paths.dedup();
         selected(&self.tools, Sources::of_paths(paths))
     }
+}
+
+/// What ends a program that makes a system call as another architecture does: the sandbox knows only the machine's own.
+const SIGSYS: i32 = 31;
+
+fn no_calls(platform: &Platform) -> String {
+    let Platform { os, arch, .. } = platform;
+    format!(
+        "ended by signal {SIGSYS}: the processor executes programs of {os}/{arch}, but the sandbox does not; start the stage with \
+         `FROM --platform=$BUILDPLATFORM` and cross-compile"
+    )
 }
 
 /// The snapshot a mount shows, and which part of it.
