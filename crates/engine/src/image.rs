@@ -262,6 +262,7 @@ impl ImageBuilder {
             snapshot: Some(built.snapshot.layers().to_vec()),
             epoch,
             origin: None,
+            family: None,
             since: self.clock.now(),
         };
         Ok((record, document))

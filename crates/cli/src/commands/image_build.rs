@@ -9,6 +9,7 @@ mod statements;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use quern_core::Digest;
 use quern_core::step::Network;
 use quern_engine::image::request::{Place, Request};
 use quern_engine::image::{BuildError, Built, BuiltStage};
@@ -67,7 +68,11 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
         let statements = wanted.make(home, &request, &stage, attaching)?;
         Ok(Made { stage, image, statements })
     };
-    let made = stages.into_iter().map(image).collect::<Result<Vec<_>, _>>()?;
+    let mut made = stages.into_iter().map(image).collect::<Result<Vec<_>, _>>()?;
+    if made.len() > 1 {
+        let ids: String = made.iter().map(|one| one.image.record.id.hex()).collect();
+        made.iter_mut().for_each(|one| one.image.record.family = Some(Digest::of(ids.as_bytes())));
+    }
     deliver(home, args, &outputs, &names, &made)
 }
 
@@ -96,9 +101,10 @@ fn deliver(
     }
     let own = own(made);
     if outputs.iter().any(Output::keeps) {
-        // A name stands for one image here; without a name each is kept by its id.
-        let kept = if keys.is_empty() { made } else { std::slice::from_ref(own) };
-        kept.iter().try_for_each(|one| images.put(&keys, &one.image.record))?;
+        // A name stands for one image here; the others are found by their ids, and as what belongs to it.
+        let mut others = made.iter().filter(|one| one.image.record.id != own.image.record.id);
+        others.try_for_each(|one| images.put(&[], &one.image.record))?;
+        images.put(&keys, &own.image.record)?;
     }
     let id = match (&written, made) {
         (Some(root), [_, _, ..]) => root.digest,

@@ -191,6 +191,20 @@ fn a_base_is_found_for_each_platform() {
     }
     assert_eq!(space.read("own-platform/arch").trim(), "amd64");
 
+    // What was built here for both serves both, until its name stands for something else.
+    dockerfile(&space, "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n");
+    build(&space, &format!("{BOTH} -t made-here")).run.ok();
+    space.quern("image tag made-here renamed").ok();
+    dockerfile(&space, "FROM renamed\nCOPY own /own\n");
+    build(&space, &format!("{BOTH} -o fourth")).run.ok();
+    for arch in ["amd64", "arm64"] {
+        assert_eq!(space.read(&format!("fourth/linux_{arch}/arch")).trim(), arch);
+    }
+    dockerfile(&space, "FROM scratch\nCOPY own /own\n");
+    build(&space, "-t renamed").run.ok();
+    dockerfile(&space, "FROM renamed\n");
+    build(&space, BOTH).run.says(3, &["is an image for linux/amd64, not for linux/arm64"]);
+
     // The same from a layout.
     dockerfile(&space, "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n");
     build(&space, &format!("{BOTH} --provenance=false -o type=oci,dest=base.tar")).run.ok();

@@ -40,6 +40,9 @@ pub struct ImageRecord {
     /// The name under which blobs that are not here can be fetched: a reference with a digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
+    /// What images have in common that one build made for several platforms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family: Option<Digest>,
     /// When it was made here, or arrived.
     pub since: Timestamp,
 }

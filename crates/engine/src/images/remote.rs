@@ -9,7 +9,7 @@ use quern_oci::registry::{Transfer, pull, push};
 use quern_oci::{Descriptor, Reference};
 
 use super::records::{self, ImageLayer, ImageRecord};
-use super::store::{Freshness, ImageError, ImageStore, KnownImage};
+use super::store::{ImageError, ImageStore, KnownImage};
 use super::write::Form;
 
 impl ImageStore {
@@ -28,29 +28,40 @@ impl ImageStore {
         self.with_config(record)
     }
 
-    /// The image of a platform that a name stands for in its registry, where `known` is what it stands for here. If both are of one
-    /// index, the name goes on standing for that of this machine's platform; the other can be found by its id, and is when it is
-    /// asked for again.
-    pub(super) fn beside(
+    /// The image for a platform that belongs to one that is known: of the same index of a registry, or made by the same build.
+    pub(super) fn sibling(
+        &self,
+        known: &KnownImage,
+        platform: &Platform,
+    ) -> Result<Option<KnownImage>, ImageError> {
+        let ImageRecord { origin, family, .. } = &known.record;
+        let mut best: Option<(u32, KnownImage)> = None;
+        for (_, record) in port::read(&*self.meta, |r| records::images(r))? {
+            let same_index = origin.is_some() && record.origin == *origin;
+            if !same_index && (family.is_none() || record.family != *family) {
+                continue;
+            }
+            let image = self.with_config(record)?;
+            // Its registry may have one that fits better.
+            let distance = image.config.platform.distance(platform).filter(|it| *it == 0 || !same_index);
+            if let Some(distance) = distance
+                && best.as_ref().is_none_or(|(least, _)| distance < *least)
+            {
+                best = Some((distance, image));
+            }
+        }
+        Ok(best.map(|(_, image)| image))
+    }
+
+    /// Pulls the image of a platform, where `known` is what the name stands for here. If both are of one index, the name goes on
+    /// standing for that of this machine's platform; the other can be found by its id.
+    pub(super) fn pull_beside(
         &self,
         known: Option<&KnownImage>,
         reference: &Reference,
         platform: &Platform,
-        freshness: Freshness,
         transfer: &Transfer<'_>,
     ) -> Result<KnownImage, ImageError> {
-        if freshness == Freshness::Known
-            && let Some(origin) = known.and_then(|known| known.record.origin.as_ref())
-        {
-            for (_, record) in port::read(&*self.meta, |r| records::images(r))? {
-                if record.origin.as_ref() == Some(origin) {
-                    let image = self.with_config(record)?;
-                    if image.config.platform.distance(platform) == Some(0) {
-                        return Ok(image);
-                    }
-                }
-            }
-        }
         let record = self.fetch(reference, platform, transfer)?;
         let keeps_name = known.is_some_and(|known| {
             known.record.origin == record.origin && known.config.platform.satisfies(&Platform::current())
@@ -78,6 +89,7 @@ impl ImageStore {
             layers: pulled.image.layers.iter().map(layer).collect(),
             snapshot: None,
             epoch: None,
+            family: None,
             origin: Some(format!(
                 "{}/{}@{}",
                 reference.registry(),

@@ -210,18 +210,24 @@ impl ImageStore {
         let made_here = known.as_ref().is_some_and(|image| image.record.origin.is_none());
         // A registry may have an image of a better variant.
         let fits = distance.is_some_and(|distance| made_here || distance == 0);
+        let good_enough = made_here || freshness == Freshness::Known;
         match (known, name.parse::<Reference>()) {
-            (Some(image), _) if fits && (made_here || freshness == Freshness::Known) => Ok(image),
-            (Some(image), _) if made_here => {
-                let wanted = document::Platform::of(platform).name();
-                let found = image.config.platform.name();
-                Err(ImageError::Platform { name: name.to_owned(), found, wanted })
-            }
-            (known, Ok(reference)) => {
+            (Some(image), _) if fits && good_enough => Ok(image),
+            (known, reference) => {
+                let sibling = known.as_ref().filter(|_| good_enough);
+                if let Some(image) = sibling.map(|known| self.sibling(known, platform)).transpose()?.flatten()
+                {
+                    return Ok(image);
+                }
+                if let Some(image) = known.as_ref().filter(|_| made_here) {
+                    let wanted = document::Platform::of(platform).name();
+                    let found = image.config.platform.name();
+                    return Err(ImageError::Platform { name: name.to_owned(), found, wanted });
+                }
                 let transfer = Transfer { cancel: cancel.clone(), ..Transfer::default() };
-                self.beside(known.as_ref(), &reference, platform, freshness, &transfer)
+                let reference = reference.map_err(ImageError::Name)?;
+                self.pull_beside(known.as_ref(), &reference, platform, &transfer)
             }
-            (_, Err(error)) => Err(ImageError::Name(error)),
         }
     }
 
@@ -263,6 +269,7 @@ impl ImageStore {
             snapshot: None,
             epoch: None,
             origin: None,
+            family: None,
             since: self.clock.now(),
         };
         self.with_config(record)
@@ -298,6 +305,7 @@ impl ImageStore {
             snapshot: None,
             epoch: None,
             origin: None,
+            family: None,
             since,
         };
         self.unpacked(&record, cancel)

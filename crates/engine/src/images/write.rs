@@ -87,8 +87,9 @@ impl ImageStore {
         let layers = diff_ids.iter().map(|diff_id| ImageLayer { diff_id: *diff_id, blob: None }).collect();
         let (id, since) = (Digest::of(b""), self.clock.now());
         let snapshot = Some(snapshot.layers().to_vec());
+        let (manifest, origin, family) = (None, None, None);
         let record =
-            ImageRecord { format: Version, id, manifest: None, layers, snapshot, epoch, origin: None, since };
+            ImageRecord { format: Version, id, manifest, layers, snapshot, epoch, origin, family, since };
         let blobs = self.layer_blobs(&record, form)?;
         Ok(blobs
             .into_iter()
