@@ -42,15 +42,23 @@ fn union_at(
     if below.size == 0 {
         return Ok(*above);
     }
-    let mut entries = Vec::new();
+    let (mut entries, mut is_above) = (Vec::new(), true);
     for (name, below, above) in Pairs::of(open(blobs, below)?, open(blobs, above)?) {
         let entry = match (below, above) {
-            (Some(below), Some(above)) => Some(settle(blobs, &under(path, &name)?, [below, above], overlay)?),
-            (below, above) => below.or(above),
+            (Some(below), Some(above)) => {
+                let settled = settle(blobs, &under(path, &name)?, [below, above.clone()], overlay)?;
+                is_above &= settled == above;
+                Some(settled)
+            }
+            (below, above) => {
+                is_above &= below.is_none();
+                below.or(above)
+            }
         };
         entries.extend(entry.map(|entry| (name, entry)));
     }
-    save(blobs, &Tree::new(entries)?)
+    // Whoever puts a whole directory again mostly replaces all of it: then nothing is encoded again.
+    if is_above { Ok(*above) } else { save(blobs, &Tree::new(entries)?) }
 }
 
 fn settle(

@@ -75,8 +75,8 @@ fn jobs_have_the_documented_fields_newest_first() {
 #[test]
 fn logs_follow_a_job_that_another_process_runs() {
     let space = Space::with_repos(&["texts"]);
-    for name in ["a", "b", "c"] {
-        space.put(&format!("texts@master:/{name}"), &format!("{name}\n"));
+    for name in ["a\n", "b\n", "c\n"] {
+        space.put(&format!("texts@master:/{}", name.trim()), name);
     }
     space.create(&shell("talk", pfs("texts", "/*"), &["sleep 0.3; cat /pfs/texts/*"]));
     let mut flush = space.command(&["flush", "commit", "texts@master", "--progress", "quiet"]);
