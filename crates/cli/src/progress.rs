@@ -1,88 +1,51 @@
 //! What a person sees while work goes on: one event stream, four faces.
 
 mod build;
+mod live;
 mod transfer;
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quern_core::event::{Counts, Event, Sink, StepStatus};
 use quern_core::{Id, event};
 
 use crate::args::Progress;
 use crate::table::{duration, printable};
+use live::{Drawn, Live, Screen};
 
 pub use build::BuildReporter;
 pub use transfer::TransferReporter;
 
 /// Shows events on standard error until dropped.
-pub struct Reporter {
-    state: Arc<Mutex<Display>>,
-    stop: Arc<AtomicBool>,
-    ticker: Option<JoinHandle<()>>,
-}
-
-/// How often the live display is redrawn.
-const REFRESH: Duration = Duration::from_millis(100);
+pub struct Reporter(Screen<Display>);
 
 impl Reporter {
     /// A reporter of this kind; `Auto` is decided by where standard error goes.
     pub fn new(kind: Progress) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let kind = match kind {
-            Progress::Auto if terminal => Progress::Tty,
-            Progress::Auto => Progress::Plain,
-            other => other,
-        };
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-        let state = Arc::new(Mutex::new(Display { kind, colour, jobs: BTreeMap::new(), drawn: 0 }));
-        let stop = Arc::new(AtomicBool::new(false));
-        let ticker = (kind == Progress::Tty).then(|| {
-            let (state, stop) = (Arc::clone(&state), Arc::clone(&stop));
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(REFRESH);
-                    lock(&state).redraw();
-                }
-            })
-        });
-        Self { state, stop, ticker }
+        let (kind, colour) = live::face(kind);
+        Self(Screen::new(Display { kind, colour, jobs: BTreeMap::new(), drawn: Drawn::default() }, kind))
     }
 }
 
 impl Sink for Reporter {
     fn emit(&self, event: Event) {
-        lock(&self.state).take(&event);
+        self.0.lock().take(&event);
     }
 }
 
 impl Drop for Reporter {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(ticker) = self.ticker.take() {
-            ticker.thread().unpark();
-            // A panic of the ticker has been printed already and must not hide the command's own result.
-            let _ = ticker.join();
-        }
-        lock(&self.state).erase();
+        self.0.stop();
+        self.0.lock().drawn.erase();
     }
-}
-
-/// A display that another thread left in the middle of an update is still good enough to show.
-fn lock(state: &Mutex<Display>) -> std::sync::MutexGuard<'_, Display> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Display {
     kind: Progress,
     colour: bool,
     jobs: BTreeMap<Id, JobLine>,
-    /// Lines of the live part on the screen now.
-    drawn: usize,
+    drawn: Drawn,
 }
 
 struct JobLine {
@@ -191,27 +154,8 @@ impl Display {
 
     /// Prints one line above the live part.
     fn print(&mut self, line: &str) {
-        self.erase();
-        // Standard error may be closed; progress is no reason to fail.
-        let _ = writeln!(std::io::stderr().lock(), "{line}");
-    }
-
-    fn erase(&mut self) {
-        if self.drawn > 0 {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
-    }
-
-    fn redraw(&mut self) {
-        self.erase();
-        let width = terminal_width();
-        let lines: Vec<String> = self.jobs.values().map(|job| job.render(width)).collect();
-        let mut err = std::io::stderr().lock();
-        for line in &lines {
-            let _ = writeln!(err, "{line}");
-        }
-        self.drawn = lines.len();
+        self.drawn.erase();
+        live::write(line);
     }
 
     fn dim(&self, text: &str) -> String {
@@ -228,6 +172,14 @@ impl Display {
 
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+impl Live for Display {
+    fn redraw(&mut self) {
+        let width = terminal_width();
+        let lines: Vec<String> = self.jobs.values().map(|job| job.render(width)).collect();
+        self.drawn.replace(&lines);
     }
 }
 

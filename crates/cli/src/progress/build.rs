@@ -1,78 +1,47 @@
 //! An image build as a person sees it: numbered steps, in the manner of `docker buildx build`.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quern_core::event::{Event, Sink, StepStatus};
 
+use super::live::{self, Drawn, Live, Screen, write};
 use crate::args::Progress;
 use crate::table::printable;
 
-/// How often the live display is redrawn.
-const REFRESH: Duration = Duration::from_millis(100);
 /// Lines of output shown below a running step.
 const TAIL: usize = 5;
 
 /// Shows the steps of one build on standard error until dropped.
-pub struct BuildReporter {
-    screen: Arc<Mutex<Screen>>,
-    stop: Arc<AtomicBool>,
-    ticker: Mutex<Option<JoinHandle<()>>>,
-}
+pub struct BuildReporter(Screen<Display>);
 
 impl BuildReporter {
     /// A reporter of this kind; `Auto` is decided by where standard error goes.
     pub fn new(kind: Progress) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let kind = match kind {
-            Progress::Auto if terminal => Progress::Tty,
-            Progress::Auto => Progress::Plain,
-            other => other,
-        };
-        let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-        let screen = Screen {
+        let (kind, colour) = live::face(kind);
+        let display = Display {
             kind,
             colour,
             steps: Vec::new(),
             numbers: BTreeMap::new(),
             total: 0,
-            drawn: 0,
+            drawn: Drawn::default(),
             began: Instant::now(),
         };
-        let screen = Arc::new(Mutex::new(screen));
-        let stop = Arc::new(AtomicBool::new(false));
-        let ticker = (kind == Progress::Tty).then(|| {
-            let (screen, stop) = (Arc::clone(&screen), Arc::clone(&stop));
-            std::thread::spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    std::thread::park_timeout(REFRESH);
-                    lock(&screen).redraw(false);
-                }
-            })
-        });
-        Self { screen, stop, ticker: Mutex::new(ticker) }
+        Self(Screen::new(display, kind))
     }
 
     /// Shows the end; what is printed from now on stands below.
     pub fn finish(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let ticker = self.ticker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(ticker) = ticker {
-            ticker.thread().unpark();
-            // A panic of the ticker has been printed already and must not hide the command's own result.
-            let _ = ticker.join();
-            lock(&self.screen).redraw(true);
+        if self.0.stop() {
+            self.0.lock().draw_end();
         }
     }
 }
 
 impl Sink for BuildReporter {
     fn emit(&self, event: Event) {
-        lock(&self.screen).take(&event);
+        self.0.lock().take(&event);
     }
 }
 
@@ -82,20 +51,14 @@ impl Drop for BuildReporter {
     }
 }
 
-/// A screen that another thread left in the middle of an update is still good enough to show.
-fn lock(screen: &Mutex<Screen>) -> MutexGuard<'_, Screen> {
-    screen.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-struct Screen {
+struct Display {
     kind: Progress,
     colour: bool,
     /// In the order in which they began.
     steps: Vec<Step>,
     numbers: BTreeMap<String, usize>,
     total: u64,
-    /// Lines of the live part on the screen now.
-    drawn: usize,
+    drawn: Drawn,
     began: Instant,
 }
 
@@ -108,7 +71,7 @@ struct Step {
     tail: Vec<String>,
 }
 
-impl Screen {
+impl Display {
     fn take(&mut self, event: &Event) {
         match self.kind {
             Progress::Rawjson => {
@@ -145,7 +108,7 @@ impl Screen {
                 }
             }
             Event::Warning { message } => {
-                self.erase();
+                self.drawn.erase();
                 write(&self.paint("33", &format!("warning: {}", printable(message))));
             }
             Event::JobStarted { .. } | Event::JobFinished { .. } => {}
@@ -176,21 +139,17 @@ impl Screen {
         }
     }
 
-    fn redraw(&mut self, last: bool) {
-        self.erase();
+    /// Draws everything for the last time.
+    fn draw_end(&mut self) {
+        self.drawn.erase();
         let width = super::terminal_width();
-        let height =
-            usize::from(rustix::termios::tcgetwinsize(std::io::stderr()).map_or(24, |size| size.ws_row))
-                .max(8);
-        let lines = self.lines(last);
-        // The newest lines are those that move.
-        let skip = if last { 0 } else { lines.len().saturating_sub(height - 1) };
-        let mut err = std::io::stderr().lock();
-        for (line, code) in &lines[skip..] {
-            let line: String = line.chars().take(width.saturating_sub(1)).collect();
-            let _ = writeln!(err, "{}", self.paint(code, &line));
-        }
-        self.drawn = if last { 0 } else { lines.len() - skip };
+        self.painted(&self.lines(true), width).iter().for_each(|line| write(line));
+    }
+
+    /// The lines as wide as the terminal, in their colours.
+    fn painted(&self, lines: &[(String, &str)], width: usize) -> Vec<String> {
+        let cut = |line: &str| line.chars().take(width.saturating_sub(1)).collect::<String>();
+        lines.iter().map(|(line, code)| self.paint(code, &cut(line))).collect()
     }
 
     /// Each line of the live part, with its colour.
@@ -216,19 +175,18 @@ impl Screen {
         lines
     }
 
-    fn erase(&mut self) {
-        if self.drawn > 0 {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
-    }
-
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour && !code.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
-/// Standard error may be closed; progress is no reason to fail.
-fn write(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
+impl Live for Display {
+    fn redraw(&mut self) {
+        let rows = rustix::termios::tcgetwinsize(std::io::stderr()).map_or(24, |size| size.ws_row);
+        let lines = self.lines(false);
+        // The newest lines are those that move.
+        let skip = lines.len().saturating_sub(usize::from(rows).max(8) - 1);
+        let lines = self.painted(&lines[skip..], super::terminal_width());
+        self.drawn.replace(&lines);
+    }
 }

@@ -1,19 +1,16 @@
 //! Blobs on their way to or from a registry: a line for each that arrived, and live ones for those under way.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quern_core::Digest;
 use quern_oci::registry::{Progress as News, Stage};
 use serde_json::json;
 
+use super::live::{self, Drawn, REFRESH, write};
 use crate::args::Progress;
 use crate::table::size;
-
-/// How often the live lines are drawn again.
-const REFRESH: Duration = Duration::from_millis(100);
 
 /// Shows one transfer on standard error until dropped.
 pub struct TransferReporter {
@@ -27,18 +24,14 @@ pub struct TransferReporter {
 struct Screen {
     /// Bytes moved of those under way, and how many there are.
     moving: BTreeMap<Digest, (u64, u64)>,
-    drawn: usize,
+    drawn: Drawn,
     last: Option<Instant>,
 }
 
 impl TransferReporter {
     /// A reporter of this kind; `Auto` is decided by where standard error goes.
     pub fn new(kind: Progress, word: &'static str) -> Self {
-        let kind = match kind {
-            Progress::Auto if std::io::stderr().is_terminal() => Progress::Tty,
-            Progress::Auto => Progress::Plain,
-            other => other,
-        };
+        let (kind, _) = live::face(kind);
         Self { kind, word, screen: Mutex::default() }
     }
 
@@ -65,7 +58,7 @@ impl TransferReporter {
                 write(&json!({ "event": "blob", "digest": digest, "size": bytes, "state": end }).to_string());
             }
             _ => {
-                screen.erase();
+                screen.drawn.erase();
                 write(&format!("{}  {:>10}  {end}", &news.digest.hex()[..12], size(news.size)));
             }
         }
@@ -74,7 +67,7 @@ impl TransferReporter {
 
 impl Drop for TransferReporter {
     fn drop(&mut self) {
-        self.screen.lock().unwrap_or_else(PoisonError::into_inner).erase();
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner).drawn.erase();
     }
 }
 
@@ -84,26 +77,15 @@ impl Screen {
             return;
         }
         self.last = Some(Instant::now());
-        self.erase();
-        for (digest, (moved, whole)) in &self.moving {
+        let width = super::terminal_width();
+        let lines = self.moving.iter().map(|(digest, (moved, whole))| {
             let filled =
                 usize::try_from((moved * 20).checked_div(*whole).unwrap_or(20)).unwrap_or(20).min(20);
             let bar = format!("{}{}", "#".repeat(filled), "-".repeat(20 - filled));
             let line = format!("{}  {:>10}  [{bar}] {}", &digest.hex()[..12], size(*whole), size(*moved));
-            write(&line.chars().take(super::terminal_width().saturating_sub(1)).collect::<String>());
-        }
-        self.drawn = self.moving.len();
+            line.chars().take(width.saturating_sub(1)).collect()
+        });
+        let lines: Vec<String> = lines.collect();
+        self.drawn.replace(&lines);
     }
-
-    fn erase(&mut self) {
-        if self.drawn > 0 {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[{}A\x1b[J", self.drawn);
-            self.drawn = 0;
-        }
-    }
-}
-
-/// Standard error may be closed; progress is no reason to fail.
-fn write(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
