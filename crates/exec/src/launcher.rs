@@ -222,14 +222,14 @@ impl Launcher {
 
     /// The sandbox of the step before, or a new one if that has another root or network.
     fn sandbox_for(&mut self, order: &Order, root: &Path) -> Result<Sandbox, Refusal> {
+        let root = (!matches!(order.root, Root::Own { .. })).then_some(root);
         match self.sandbox.take() {
             Some(sandbox) if sandbox.fits(root, order.host_network) => return Ok(sandbox),
             Some(other) => self.network = other.end().or(self.network.take()),
             None => {}
         }
         let network = if order.host_network { None } else { self.network.take() };
-        let prepared = !matches!(order.root, Root::Own { .. });
-        self.maker.make(prepared.then_some(root), order.host_network, network)
+        self.maker.make(root, order.host_network, network)
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A sandbox is what steps may have in common: process numbers, names, a network that nobody uses, and a root with /proc that
 //! nobody can write to. A step gets mount and IPC namespaces of its own besides, with new memory, inputs and outputs (`enter.rs`).
+//! Steps of image builds mount a root of their own there, too, and share the rest like others.
 //! So all that could pass from one step to the next in a sandbox is:
 //!
 //! | what | why it does not |
@@ -57,7 +58,7 @@ pub(crate) struct Maker {
 pub(crate) struct Sandbox {
     init: Process,
     wire: OwnedFd,
-    /// Where its root is prepared; none if a step brings its own, which nothing is shared with.
+    /// Where its root is prepared; none if each step brings its own.
     root: Option<PathBuf>,
     /// None if it is the machine's.
     network: Option<QuietNetwork>,
@@ -132,8 +133,8 @@ impl Maker {
 
 impl Sandbox {
     /// Whether a step with this root and network can be run in it.
-    pub fn fits(&self, root: &Path, host_network: bool) -> bool {
-        self.root.as_deref() == Some(root) && self.host_network == host_network
+    pub fn fits(&self, root: Option<&Path>, host_network: bool) -> bool {
+        self.root.as_deref() == root && self.host_network == host_network
     }
 
     /// Children of this process belong to the sandbox from now on.
@@ -207,11 +208,7 @@ impl Sandbox {
         let mut alone = [0];
         let answered = rustix::io::read(&self.wire, &mut alone) == Ok(1);
         let quiet = self.network.as_ref().map_or(self.host_network, QuietNetwork::is_quiet);
-        self.root.is_some()
-            && answered
-            && alone == [1]
-            && quiet
-            && sys::traits_of(self.init.pid).is_ok_and(|t| t == self.traits)
+        answered && alone == [1] && quiet && sys::traits_of(self.init.pid).is_ok_and(|t| t == self.traits)
     }
 
     /// Whether it is still fit for a step, a moment after one could not have the number of the first.

@@ -19,6 +19,7 @@ checks! {
     a_step_that_is_stopped_ends_the_sandbox,
     no_process_becomes_the_launchers_child,
     another_root_gets_another_sandbox,
+    steps_that_change_their_root_share_one,
     a_launcher_is_made_ready_once,
 }
 
@@ -196,6 +197,27 @@ fn another_root_gets_another_sandbox(lab: &Lab) {
         assert_eq!(lab.said(step), "2");
         assert_eq!(sandboxes(lab).len(), 1, "one at a time");
     }
+}
+
+/// Each has a root of its own, and nothing else that the one before could have left something in.
+fn steps_that_change_their_root_share_one(lab: &Lab) {
+    let see =
+        "echo $$ $PPID /proc/[0-9]*; ls -A /tmp /dev/shm /dev/pts; cat /proc/sys/kernel/hostname; ls /left";
+    let seen = |step| {
+        let ran = lab.run(step).unwrap();
+        assert!(ran.outcome.layer.is_some() || ran.outcome.exit != Exit::Code(0));
+        ran.text()
+    };
+    let expected = seen(lab.change(see));
+    assert!(expected.contains("2 0 /proc/1 /proc/2"), "{expected}");
+    let first = sandboxes(lab);
+    let long = long(54321);
+    let leave = format!("setsid sleep {long} & touch /left /tmp/left /dev/shm/left; setsid sleep {long} &");
+    let layer = lab.layer(lab.change(&leave));
+    assert!(lab.entries(&layer).contains_key("tmp/left"));
+    assert!(!runs(&long));
+    assert_eq!(seen(lab.change(see)), expected);
+    assert_eq!(sandboxes(lab) == first, can_be_used_again());
 }
 
 fn a_launcher_is_made_ready_once(lab: &Lab) {
