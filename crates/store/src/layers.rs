@@ -44,6 +44,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use quern_core::Digest;
 use quern_core::port::{DraftLayer, Layers, OpenLayers, PortError};
+use rustix::fs::{IFlags, Mode, OFlags, ioctl_getflags, ioctl_setflags};
 
 pub use changes::{Change, ChangeKind, Changes, ChangesError, Times};
 pub use contents::Contents;
@@ -67,6 +68,8 @@ pub struct LayerStore {
     held: Mutex<HashMap<Digest, Weak<Hold>>>,
     /// What was durable when it was first asked; it only matters for earlier runs of the machine, where it is final.
     settled: OnceLock<Settled>,
+    /// Drafts are made far from each other, as far as that is up to us.
+    spread: OnceLock<()>,
 }
 
 /// A layer in use.
@@ -90,6 +93,7 @@ impl LayerStore {
             lease: Arc::clone(store.lease()),
             held: Mutex::default(),
             settled: OnceLock::new(),
+            spread: OnceLock::new(),
         }
     }
 
@@ -222,6 +226,7 @@ impl Layers for LayerStore {
     }
 
     fn begin(&self) -> Result<DraftLayer, PortError> {
+        self.spread.get_or_init(|| spread_out(&self.layout.scratch()));
         let dir = self.layout.scratch().join(self.lease.name());
         let (fs, work) = (dir.join("fs"), dir.join("work"));
         let mut private = fs::DirBuilder::new();
@@ -231,7 +236,7 @@ impl Layers for LayerStore {
             .and_then(|()| private.create(&work))
             .and_then(|()| fs::create_dir(&fs))
             // Whatever the mask of this process is: it becomes the root directory of steps.
-            .and_then(|()| Ok(rustix::fs::chmod(&fs, rustix::fs::Mode::from_raw_mode(0o755))?))
+            .and_then(|()| Ok(rustix::fs::chmod(&fs, Mode::from_raw_mode(0o755))?))
             .map_err(|error| PortError::io(format!("making {}", dir.display()), error))?;
         Ok(DraftLayer { dir: fs, work })
     }
@@ -261,6 +266,19 @@ impl Hold {
             *touched = Instant::now();
             let _ = self.lock.set_modified(SystemTime::now());
         }
+    }
+}
+
+/// Asks the file system to put what is in each directory of `dir` into a region of its own. ext4 passes over inodes that were
+/// deleted in the last minutes, one by one and for each new file near them: beside deleted layers making files took ten times as long.
+/// File systems that know no such mark refuse it.
+fn spread_out(dir: &Path) {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(dir, flags, Mode::empty()) else { return };
+    if let Ok(marks) = ioctl_getflags(&dir)
+        && !marks.contains(IFlags::TOPDIR)
+    {
+        let _ = ioctl_setflags(&dir, marks | IFlags::TOPDIR);
     }
 }
 

@@ -336,3 +336,16 @@ fn a_stack_becomes_one_layer_once() {
     let error = layers.flatten(&[absent], &Cancel::default()).map(|_| ()).unwrap_err();
     assert!(matches!(error, ObtainError::Store(PortError::Missing(id)) if id == absent));
 }
+
+#[test]
+fn drafts_lie_apart_on_ext4() {
+    const EXT4: i64 = 0xEF53;
+    let space = TempSpace::new();
+    let (store, layers) = open(&space.path("state"));
+    layers.discard(layers.begin().unwrap());
+    let scratch = fs::File::open(store.layout().scratch()).unwrap();
+    let is_ext4 = rustix::fs::fstatfs(&scratch).unwrap().f_type as i64 == EXT4;
+    let marks = rustix::fs::ioctl_getflags(&scratch);
+    let marked = marks.is_ok_and(|marks| marks.contains(rustix::fs::IFlags::TOPDIR));
+    assert!(marked || !is_ext4);
+}
