@@ -17,7 +17,8 @@ fn edit() -> impl Strategy<Value = String> {
     let path = prop::collection::vec(name, 1..4).prop_map(|names| format!("'./{}'", names.join("/")));
     let two = (path.clone(), path.clone());
     prop_oneof![
-        4 => (path.clone(), 0..9u32).prop_map(|(path, n)| format!("head -c {n} /dev/zero > {path}")),
+        // A pipe would wait for somebody who reads.
+        4 => (path.clone(), 0..9u32).prop_map(|(path, n)| format!("[ -p {path} ] || head -c {n} /dev/zero > {path}")),
         4 => path.clone().prop_map(|path| format!("mkdir -p {path}")),
         3 => path.clone().prop_map(|path| format!("rm -rf {path}")),
         2 => path.clone().prop_map(|path| format!("rm -rf {path}; mkdir {path}")),
