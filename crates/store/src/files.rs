@@ -18,7 +18,7 @@ mod xattr;
 
 pub use context::{Context, Survey, SurveyError};
 pub use digest::content_digest;
-pub use draft::{ActionError, ChangeMode, CopyTo, Draft, MakeDir, MakeFile, Marks, Remove, Unpack};
+pub use draft::{ActionError, Alike, ChangeMode, CopyTo, Draft, MakeDir, MakeFile, Marks, Remove, Unpack};
 pub use filter::{PathFilter, Verdict};
 pub use known::{KnownDigests, Trust};
 pub use pattern::PatternError;

@@ -6,7 +6,7 @@
 //! layers/<64 hex>/bytes  its size, once somebody asked; may be deleted
 //! layers/<64 hex>/digests  digests of its files, once somebody asked; may be deleted
 //! layers/.making/<id>    held by the process that obtains a layer, or does work of which <id> is the identity; then it says
-//!                        which layer came of it
+//!                        which layer came of it. Also held by who goes first with a build
 //! scratch/<lease>-<n>/   a draft: fs/, work/
 //! ```
 //! A draft is made in `scratch/` under the lease's name, so that what a dead process left is known, and becomes a layer by one
@@ -52,7 +52,7 @@ pub use flatten::{Files, FlattenError, materialise};
 pub use list::Walk;
 pub use node::{Node, Owners};
 pub use obtain::ObtainError;
-pub use once::Alone;
+pub use once::{Alone, First, Waited};
 pub use prune::LayerPruneOptions;
 pub use view::{View, ViewError};
 

@@ -117,7 +117,19 @@ impl Context {
 
     /// Whether no file has to be read for its digest.
     pub fn is_known(&self) -> bool {
-        self.files().all(|(_, stat)| self.known.knows(stat))
+        let entries = self.folders.values().flat_map(|folder| &folder.entries);
+        let mut files = entries.filter(|entry| entry.stat.kind == FileKind::File);
+        files.all(|entry| self.known.get(&entry.stat).is_some())
+    }
+
+    /// Takes in what another process has written down meanwhile.
+    pub fn take_in(&mut self) {
+        self.known.take_in();
+    }
+
+    /// Writes down what was read since, where other processes find it.
+    pub fn remember(&self) {
+        self.known.save();
     }
 
     /// Takes in what another process has written down meanwhile, then reads every file whose digest is not known, several at a
@@ -126,7 +138,7 @@ impl Context {
         self.known.take_in();
         let unknown: Vec<(PathBuf, Stat)> = self
             .files()
-            .filter(|(_, stat)| !self.known.knows(stat))
+            .filter(|(_, stat)| self.known.get(stat).is_none())
             .map(|(path, stat)| (path, *stat))
             .collect();
         let grain = if unknown.len() < 2 * GRAIN { SERIAL } else { GRAIN };

@@ -9,6 +9,7 @@
 //! modification time included. (The kernel would set the time; without it equal input gives an equal layer.)
 
 mod acts;
+mod alike;
 mod copy;
 mod merged;
 mod write;
@@ -33,6 +34,7 @@ use crate::workspace::beneath;
 use merged::InUpper;
 
 pub use acts::{MakeDir, MakeFile, Remove};
+pub use alike::Alike;
 pub use copy::{ChangeMode, CopyTo, Unpack};
 
 /// Which extended attribute marks a directory that hides what is below it.

@@ -72,9 +72,23 @@ impl KnownDigests {
         }
     }
 
-    /// Whether a file that was seen as `stat` need not be read.
-    pub(super) fn knows(&self, stat: &Stat) -> bool {
-        self.remembered(&self.stamp(stat)).is_some()
+    /// What is known of a file that was seen as `stat`.
+    pub(super) fn get(&self, stat: &Stat) -> Option<Content> {
+        self.remembered(&self.stamp(stat))
+    }
+
+    /// Takes in what somebody else found out of a file.
+    pub(super) fn note(&self, stat: &Stat, content: Content) {
+        let stamp = self.stamp(stat);
+        self.fresh().insert(stat.inode, Fresh { stamp, content, settled: true });
+    }
+
+    /// Writes everything into another file. Nothing is lost but time if it fails.
+    pub(super) fn save_as(&self, file: &Path) {
+        let fresh = self.fresh();
+        if !fresh.is_empty() {
+            let _ = sealed::write(file, &self.encode(&fresh));
+        }
     }
 
     /// Reads the file again, in case another process has written to it.

@@ -84,10 +84,9 @@ impl LayerStore {
 
     /// The lock file at `path`, locked.
     pub(super) fn wait_for<E>(&self, path: &Path, cancel: &Cancel) -> Result<File, ObtainError<E>> {
-        let failed = |error| PortError::io(format!("locking {}", path.display()), error);
         let mut pause = LOOK.0;
         loop {
-            if let Some(lock) = self.try_lock(path).map_err(failed)? {
+            if let Some(lock) = self.try_lock(path, File::try_lock).map_err(|error| locking(path, error))? {
                 return Ok(lock);
             }
             if cancel.is_set() {
@@ -99,7 +98,12 @@ impl LayerStore {
         }
     }
 
-    fn try_lock(&self, path: &Path) -> io::Result<Option<File>> {
+    /// The lock file at `path`, made if need be and locked by `lock`; none if others hold it, or hold what was removed since.
+    pub(super) fn try_lock(
+        &self,
+        path: &Path,
+        lock: impl Fn(&File) -> Result<(), TryLockError>,
+    ) -> io::Result<Option<File>> {
         let options = File::options().create(true).truncate(false).read(true).write(true).clone();
         let file = match options.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -108,7 +112,7 @@ impl LayerStore {
             }
             file => file?,
         };
-        match file.try_lock() {
+        match lock(&file) {
             // Who held it before has removed it.
             Ok(()) if file.metadata()?.nlink() == 0 => Ok(None),
             Ok(()) => Ok(Some(file)),
@@ -116,4 +120,8 @@ impl LayerStore {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+pub(super) fn locking(path: &Path, error: io::Error) -> PortError {
+    PortError::io(format!("locking {}", path.display()), error)
 }

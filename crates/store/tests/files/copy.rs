@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use quern_core::port::DraftLayer;
+use quern_core::port::{DraftLayer, OpenLayers};
 use quern_store::files::{
-    ActionError, Context, CopyTo, Draft, Entry, FileKind, FileSource, MakeDir, MakeFile, Marks, Nothing,
-    PlainTree, Remove, Selection, Survey, content_digest,
+    ActionError, Alike, Context, CopyTo, Draft, Entry, FileKind, FileSource, MakeDir, MakeFile, Marks,
+    Nothing, PlainTree, Remove, Selection, Survey, content_digest,
 };
+use quern_store::layers::{ChangeKind, Changes, Owners, Times};
 use quern_testkit::TempSpace;
 
 use crate::fake::Tree;
@@ -440,4 +441,59 @@ fn files_of_layers_are_read_once() {
     assert_eq!(digest(), first);
     fs::remove_file(place.join("digests")).unwrap();
     assert_ne!(digest(), first);
+}
+
+#[test]
+fn what_is_as_it_was_the_time_before_is_not_written_again() {
+    let space = TempSpace::new();
+    for name in ["same", "bytes", "time", "mode", "twin"] {
+        space.write(&format!("app/d/{name}"), if name == "twin" { "same" } else { name });
+    }
+    let made = |name: &str, before: Option<&DraftLayer>| {
+        let (dir, work) = (space.path(format!("{name}/fs")), space.path(format!("{name}/work")));
+        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(&work).unwrap();
+        let layer = DraftLayer { dir, work };
+        let open = |layer: &DraftLayer| OpenLayers { dirs: vec![layer.dir.clone()], lease: Box::new(()) };
+        let alike = Alike::to(before.map(open));
+        let context = Context::survey(&space.path("app"), &Survey::default()).unwrap();
+        let mut draft = Draft::open(&layer, &Nothing, Marks::User).unwrap();
+        let selected =
+            Selection { sources: &["d".into()], exclude: None, parents: false }.find(&context).unwrap();
+        draft.copy_again(&context, &selected, &to("/x"), Some(&alike)).unwrap();
+        alike.save(&layer);
+        (layer, shown(&draft))
+    };
+    let inode = |layer: &DraftLayer, name: &str| fs::metadata(layer.dir.join("x").join(name)).unwrap().ino();
+    let (first, _) = made("first", None);
+    space.write("app/d/bytes", "other");
+    let file = fs::File::options().write(true).open(space.path("app/d/time")).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    fs::set_permissions(space.path("app/d/mode"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::rename(space.path("app/d/twin"), space.path("app/d/moved")).unwrap();
+    let (second, seen) = made("second", Some(&first));
+    assert_eq!(inode(&second, "same"), inode(&first, "same"));
+    for name in ["bytes", "time", "mode"] {
+        assert_ne!(inode(&second, name), inode(&first, name), "{name}");
+    }
+    assert_eq!(
+        seen,
+        [
+            "x/ 755",
+            "x/bytes=other 644",
+            "x/mode=mode 640",
+            "x/moved=same 644",
+            "x/same=same 644",
+            "x/time=time 644"
+        ]
+    );
+    // Nothing that goes out tells that files have further names.
+    let kinds = Changes::of_layer(&second.dir, Owners::Same, Times::Keep).map(|change| change.unwrap().kind);
+    assert!(kinds.into_iter().all(|kind| !matches!(kind, ChangeKind::HardLink { .. })));
+    // A third finds what the second only linked.
+    let (third, again) = made("third", Some(&second));
+    assert_eq!(again, seen);
+    for name in ["same", "bytes", "time", "mode", "moved"] {
+        assert_eq!(inode(&third, name), inode(&second, name), "{name}");
+    }
 }

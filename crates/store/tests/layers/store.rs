@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use quern_core::Digest;
 use quern_core::port::{Cancel, Layers as _, PortError};
-use quern_store::layers::{LayerPruneOptions, ObtainError};
+use quern_store::layers::{LayerPruneOptions, ObtainError, Waited};
 use quern_store::{Amount, LayerStore, Layout, OpenOptions, PruneOptions, Root, Store, TidyBudget};
 use quern_testkit::again::{Again, part, say};
 
@@ -245,6 +245,41 @@ fn of_many_processes_one_makes_a_layer() {
     let made = space.files().into_iter().filter(|path| path.starts_with("made-")).count();
     assert_eq!(made, 20, "each was made once");
     assert_eq!(open(&root).1.usage().unwrap().count, 20);
+}
+
+/// Goes first with some work and never ends.
+#[test]
+fn going_first_part() {
+    let Some(root) = part() else { return };
+    let (_store, layers) = open(Path::new(&root));
+    let _first = layers.first(&Digest::of(b"work")).unwrap().unwrap();
+    say("first");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn others_wait_for_the_first_until_it_ends_or_dies() {
+    let space = TempSpace::new();
+    let (_store, layers) = open(&space.path("state"));
+    let work = Digest::of(b"work");
+    assert_eq!(layers.wait_for_first(&work, &Cancel::default()).unwrap(), Waited::Nobody);
+    let mut process = Again::start("store::going_first_part", space.path("state").to_str().unwrap());
+    assert_eq!(process.said().as_deref(), Some("first"));
+    assert!(layers.first(&work).unwrap().is_none());
+    let cancel = Cancel::default();
+    cancel.set();
+    assert_eq!(layers.wait_for_first(&work, &cancel).unwrap(), Waited::Cancelled);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| layers.wait_for_first(&work, &Cancel::default()).unwrap());
+        process.kill();
+        assert_ne!(waiting.join().unwrap(), Waited::Cancelled);
+    });
+    let first = layers.first(&work).unwrap();
+    assert!(first.is_some(), "whoever died is replaced");
+    drop(first);
+    assert_eq!(fs::read_dir(space.path("state/layers/.making")).unwrap().count(), 0);
 }
 
 /// Makes layers, keeps them open for a moment, prunes between. Every layer it made is its own to use.

@@ -3,6 +3,7 @@
 mod owner;
 mod unpack;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +14,7 @@ use quern_exec::Rights;
 use quern_solver::{Blocking, CacheMap, CacheMapInput, MapStep, Op, OpContext, OpError, SharedResult};
 use quern_spec::dockerfile::{Chmod, DockerIgnore};
 use quern_store::files::{
-    ChangeMode, CopyTo, Draft, FileSource, MakeDir, MakeFile, Marks, PathFilter, Selected, Selection,
+    Alike, ChangeMode, CopyTo, Draft, FileSource, MakeDir, MakeFile, Marks, PathFilter, Selected, Selection,
     content_digest,
 };
 
@@ -182,7 +183,6 @@ impl Sources {
     }
 
     fn walk(&self, v: &mut dyn Visitor) {
-        use std::os::unix::ffi::OsStrExt as _;
         for path in &self.paths {
             v.bytes("source", path.as_os_str().as_bytes());
         }
@@ -286,17 +286,47 @@ impl FileOp {
 
     /// Makes the layer.
     fn make(&self, ctx: &OpContext<'_>, inputs: &[Snapshot]) -> Result<Digest, OpError> {
-        let draft = self.tools.layers.begin().map_err(OpError::failed)?;
-        match self.write(ctx, &draft, inputs) {
-            Ok(()) => self.tools.layers.commit(draft).map_err(OpError::failed),
-            Err(error) => {
-                self.tools.layers.discard(draft);
-                Err(error)
-            }
+        let layers = &self.tools.layers;
+        let draft = layers.begin().map_err(OpError::failed)?;
+        let place = self.place();
+        let alike = place.map(|place| Alike::to(layers.noted(&place)));
+        if let Err(error) = self.write(ctx, &draft, inputs, alike.as_ref()) {
+            layers.discard(draft);
+            return Err(error);
         }
+        if let Some(alike) = &alike {
+            alike.save(&draft);
+        }
+        let layer = layers.commit(draft).map_err(OpError::failed)?;
+        if let Some(place) = place {
+            layers.note(&place, &layer);
+        }
+        Ok(layer)
     }
 
-    fn write(&self, ctx: &OpContext<'_>, layer: &DraftLayer, inputs: &[Snapshot]) -> Result<(), OpError> {
+    /// What the same copy of the same directories has in common whatever they hold; none if it reads no directory.
+    fn place(&self) -> Option<Digest> {
+        self.copies().find(|copy| matches!(copy.from, Source::Context(_)))?;
+        Some(digest_of("quern.files.place.v1", |v| {
+            let walked = self.walk(v, |v, copy| {
+                copy.sources.walk(v);
+                match &copy.from {
+                    Source::Context(context) => v.bytes("context", context.dir().as_os_str().as_bytes()),
+                    Source::Input(number) => v.number("input", *number as u64),
+                }
+                Ok(())
+            });
+            walked.expect("names alone cannot fail");
+        }))
+    }
+
+    fn write(
+        &self,
+        ctx: &OpContext<'_>,
+        layer: &DraftLayer,
+        inputs: &[Snapshot],
+        alike: Option<&Alike>,
+    ) -> Result<(), OpError> {
         let below = self.tools.view(&inputs[0]).map_err(OpError::failed)?;
         let marks = if Rights::current().is_machine_root() { Marks::Trusted } else { Marks::User };
         let mut draft = Draft::open(layer, &below, marks).map_err(OpError::failed)?;
@@ -305,7 +335,7 @@ impl FileOp {
                 return Err(OpError::Cancelled);
             }
             match action {
-                Action::Copy(copy) => self.copy(&mut draft, &below, copy, inputs)?,
+                Action::Copy(copy) => self.copy(&mut draft, &below, copy, inputs, alike)?,
                 Action::Mkdir { path, owner } => {
                     let owner = owner::find(&below, owner.as_deref())?.unwrap_or((0, 0));
                     let make = MakeDir { mode: 0o755, owner, parents: true, modified: None };
@@ -332,6 +362,7 @@ impl FileOp {
         below: &dyn FileSource,
         copy: &Copy,
         inputs: &[Snapshot],
+        alike: Option<&Alike>,
     ) -> Result<(), OpError> {
         let owner = owner::find(below, copy.owner.as_deref())?;
         let mode = copy.mode.as_ref().map(|mode| move |bits, is_dir| mode.apply(bits, is_dir));
@@ -346,7 +377,7 @@ impl FileOp {
         match &copy.from {
             Source::Context(context) => {
                 let files = context.files().map_err(OpError::failed)?;
-                draft.copy(files, &copy.sources.find(files)?, &to)
+                draft.copy_again(files, &copy.sources.find(files)?, &to, alike)
             }
             Source::Input(number) => {
                 let view = self.tools.view(&inputs[*number]).map_err(OpError::failed)?;

@@ -14,8 +14,8 @@ use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::merged::InUpper;
-use super::write::{self, Job, Wanted};
-use super::{ActionError, Draft, Looks, OnTheWay, split};
+use super::write::{self, Again, Job, Wanted};
+use super::{ActionError, Alike, Draft, Looks, OnTheWay, split};
 use crate::files::context::clean;
 use crate::files::plain::PlainTree;
 use crate::files::resolve::{Last, resolve};
@@ -69,7 +69,21 @@ impl Draft<'_> {
         selected: &Selected,
         to: &CopyTo<'_>,
     ) -> Result<(), ActionError> {
-        let mut batch = Batch::new(source, to);
+        self.copy_again(source, selected, to, None)
+    }
+
+    /// As [`Self::copy`], of what may have been copied before: files that `alike` shows to be the same are not written again.
+    ///
+    /// # Errors
+    /// As [`Self::copy`].
+    pub fn copy_again(
+        &mut self,
+        source: &dyn FileSource,
+        selected: &Selected,
+        to: &CopyTo<'_>,
+        alike: Option<&Alike>,
+    ) -> Result<(), ActionError> {
+        let mut batch = Batch { alike, ..Batch::new(source, to) };
         for pick in &selected.picks {
             if pick.stat.kind == FileKind::Dir {
                 batch.make(self)?;
@@ -148,6 +162,7 @@ impl Draft<'_> {
 struct Batch<'b> {
     source: &'b dyn FileSource,
     to: &'b CopyTo<'b>,
+    alike: Option<&'b Alike>,
     /// What is there goes, whatever it is.
     replace: bool,
     jobs: Vec<Job>,
@@ -159,7 +174,8 @@ struct Batch<'b> {
 
 impl<'b> Batch<'b> {
     fn new(source: &'b dyn FileSource, to: &'b CopyTo<'b>) -> Self {
-        Self { source, to, replace: false, jobs: Vec::new(), targets: HashMap::new(), links: Vec::new() }
+        let (jobs, targets, links) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { source, to, alike: None, replace: false, jobs, targets, links }
     }
 
     fn holds(&self, target: &Path) -> bool {
@@ -273,7 +289,7 @@ impl<'b> Batch<'b> {
 
     /// Makes all files that were planned.
     fn make(&mut self, draft: &mut Draft<'_>) -> Result<(), ActionError> {
-        let (source, replace) = (self.source, self.replace);
+        let (source, replace, alike) = (self.source, self.replace, self.alike);
         let draft = &*draft;
         // Files of one directory follow each other in their own order; a stable sort brings them together.
         self.jobs.sort_by(|a, b| a.to.parent().cmp(&b.to.parent()));
@@ -285,7 +301,8 @@ impl<'b> Batch<'b> {
         let made = spread(&slices, grain, |slice| {
             let parent = split(&slice[0].to).0;
             let dir = beneath::open_dir(&draft.upper, parent).map_err(|e| ActionError::io(parent, e))?;
-            slice.iter().try_for_each(|job| write::write(draft, source, &dir, job, replace))
+            let again = Again { alike, before: alike.and_then(|alike| alike.dir(parent)) };
+            slice.iter().try_for_each(|job| write::write(draft, source, &dir, job, replace, &again))
         });
         made.into_iter().collect::<Result<(), ActionError>>()?;
         for (first, other) in &self.links {

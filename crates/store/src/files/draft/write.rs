@@ -3,14 +3,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::{ActionError, Draft, remove_all};
-use crate::files::source::{FileKind, FileSource, SourceError, Stat, Witness, Xattrs, digest_of};
+use super::{ActionError, Alike, Draft, remove_all};
+use crate::files::source::{FileKind, FileSource, Inode, SourceError, Stat, Witness, Xattrs, digest_of};
 use crate::files::xattr;
 use crate::layers::Owners;
 
@@ -37,6 +37,13 @@ pub(super) struct Wanted {
     pub modified: i64,
 }
 
+/// What was made the time before, of one directory.
+pub(super) struct Again<'a> {
+    pub alike: Option<&'a Alike>,
+    /// The directory of the same path in the layer before.
+    pub before: Option<OwnedFd>,
+}
+
 /// Makes a file in the open directory it belongs to. What has its name already goes, unless it is a directory and `replace` is not set.
 pub(super) fn write(
     draft: &Draft<'_>,
@@ -44,9 +51,10 @@ pub(super) fn write(
     dir: &OwnedFd,
     job: &Job,
     replace: bool,
+    again: &Again<'_>,
 ) -> Result<(), ActionError> {
     let name = job.to.file_name().unwrap_or(OsStr::new("."));
-    let make = || make(draft, source, dir, name, job);
+    let make = || make(draft, source, dir, name, job, again);
     match make() {
         Err(ActionError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
             clear(dir, name, &job.to, replace)?;
@@ -72,10 +80,11 @@ fn make(
     dir: &OwnedFd,
     name: &OsStr,
     job: &Job,
+    again: &Again<'_>,
 ) -> Result<(), ActionError> {
     let failed = |error: Errno| ActionError::io(&job.to, error);
     let file_type = match job.stat.kind {
-        FileKind::File => return make_file(draft, source, dir, name, job),
+        FileKind::File => return make_file(draft, source, dir, name, job, again),
         FileKind::Link => {
             let target = source.target(&job.from)?;
             rustix::fs::symlinkat(target, dir, name).map_err(failed)?;
@@ -98,8 +107,16 @@ fn make_file(
     dir: &OwnedFd,
     name: &OsStr,
     job: &Job,
+    again: &Again<'_>,
 ) -> Result<(), ActionError> {
-    if link(draft, source, dir, name, job)? {
+    if link(draft, source, dir, job)? {
+        return Ok(());
+    }
+    // Known already: the content is part of the key for which the copy is made.
+    let content = again.alike.map(|_| source.content(&job.from, &job.stat)).transpose()?;
+    if let (Some(alike), Some(content), Some(before)) = (again.alike, &content, &again.before)
+        && alike.link(draft, (before, dir), name, job, content)?
+    {
         return Ok(());
     }
     let failed = |error: io::Error| ActionError::io(&job.to, error);
@@ -114,7 +131,11 @@ fn make_file(
     confirm(source, &job.from, &job.stat, &from, |_| to.try_clone())?;
     let xattrs = xattr::read(&from).map_err(|error| SourceError::io(&job.from, error))?;
     let Wanted { mode, owner, modified } = job.wanted;
-    finish(&to, draft.owners, owner, Some(mode), Some(modified), &xattrs).map_err(failed)
+    finish(&to, draft.owners, owner, Some(mode), Some(modified), &xattrs).map_err(failed)?;
+    if let (Some(alike), Some(content)) = (again.alike, content) {
+        alike.made(&to, content);
+    }
+    Ok(())
 }
 
 /// Fails unless what was read from the file is what was seen. `copied` gives a file that holds what was read.
@@ -140,26 +161,32 @@ pub(super) fn confirm(
 
 /// Gives an immutable file another name instead of copying it, if nothing but the name is to differ. A file is linked once in a
 /// draft: two files of the layer must not become one.
-fn link(
-    draft: &Draft<'_>,
-    source: &dyn FileSource,
-    dir: &OwnedFd,
-    name: &OsStr,
-    job: &Job,
-) -> Result<bool, ActionError> {
+fn link(draft: &Draft<'_>, source: &dyn FileSource, dir: &OwnedFd, job: &Job) -> Result<bool, ActionError> {
     let Stat { mode, uid, gid, modified, .. } = job.stat;
     if job.wanted != (Wanted { mode, owner: (uid, gid), modified }) {
         return Ok(false);
     }
     let Some(place) = source.immutable(&job.from) else { return Ok(false) };
-    if !draft.linked.lock().is_ok_and(|mut linked| linked.insert(job.stat.inode)) {
+    link_at(draft, &job.stat.inode, (CWD, place.as_os_str()), dir, job)
+}
+
+/// Links the file `inode`, which is at `from`, unless it is linked in this draft already or cannot be.
+pub(super) fn link_at(
+    draft: &Draft<'_>,
+    inode: &Inode,
+    (from, path): (BorrowedFd<'_>, &OsStr),
+    dir: &OwnedFd,
+    job: &Job,
+) -> Result<bool, ActionError> {
+    if !draft.linked.lock().is_ok_and(|mut linked| linked.insert(*inode)) {
         return Ok(false);
     }
-    match rustix::fs::linkat(CWD, place, dir, name, AtFlags::empty()) {
+    let name = job.to.file_name().unwrap_or(OsStr::new("."));
+    match rustix::fs::linkat(from, path, dir, name, AtFlags::empty()) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => {
             if let Ok(mut linked) = draft.linked.lock() {
-                linked.remove(&job.stat.inode);
+                linked.remove(inode);
             }
             Err(ActionError::io(&job.to, Errno::EXIST))
         }
