@@ -17,6 +17,7 @@ pub mod provenance;
 pub mod request;
 mod resolve;
 pub mod rootfs;
+mod turn;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -34,10 +35,12 @@ use quern_spec::source::SourceText;
 
 use crate::images::{ImageError, ImageLayer, ImageRecord, ImageStore, PackError};
 use crate::snapshot::Snapshot;
-use lower::{Lowered, Part, Place, Surroundings, lower};
+use context::LocalContext;
+use lower::{Lowered, Outside, Part, Place, Surroundings, lower};
 use ops::{RunFailure, Tools};
 use provenance::Account;
 use request::Request;
+use turn::Turn;
 
 /// Builds images.
 pub struct ImageBuilder {
@@ -63,6 +66,8 @@ pub struct Built {
     pub stages: Vec<BuiltStage>,
     /// What was remarked on the way.
     pub warnings: Diagnostics,
+    /// What other builds wait for, until the image is recorded too.
+    pub turn: Option<Turn>,
 }
 
 /// A stage that was built for a platform.
@@ -148,7 +153,12 @@ impl ImageBuilder {
             None => None,
         };
         let Some((parts, mut lowered)) = lowered else { return Err(wrong(diagnostics)) };
+        let contexts = local_contexts(&around, &parts);
+        let turn = self.turn(request, &contexts, &cancel_of(cancel))?;
         let results = self.solve(id, request, &lowered, cancel)?;
+        if turn.is_some() {
+            self.hand_on(&contexts);
+        }
         let times = (began, self.clock.now());
         let accounts = parts.iter().enumerate().map(|part| Account::new(id, times, request, part, &lowered));
         let accounts: Vec<Account> = accounts.collect();
@@ -160,7 +170,7 @@ impl ImageBuilder {
             config::label(&mut config.config, &request.labels);
             BuiltStage { platform: part.platform.clone(), snapshot, config, result, account }
         });
-        Ok(Built { stages: stages.collect(), warnings: diagnostics })
+        Ok(Built { stages: stages.collect(), warnings: diagnostics, turn })
     }
 
     /// Plans the build for every platform and finds what the plans need; none if the diagnostics have errors.
@@ -281,6 +291,15 @@ impl BuildError {
             _ => None,
         }
     }
+}
+
+/// The directories that operations may read.
+fn local_contexts(around: &Surroundings<'_>, parts: &[Part<'_>]) -> Vec<Arc<LocalContext>> {
+    let named = parts.iter().flat_map(|part| part.outside.values()).filter_map(|outside| match outside {
+        Outside::Local(context) => Some(context),
+        Outside::Image(_) => None,
+    });
+    std::iter::once(&around.context).chain(named).map(Arc::clone).collect()
 }
 
 fn cancel_of(token: &CancelToken) -> Cancel {

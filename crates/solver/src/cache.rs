@@ -154,6 +154,14 @@ pub trait CacheManager: Send + Sync {
         Ok(0)
     }
 
+    /// Writes down what was saved here and takes in what other processes saved since.
+    ///
+    /// # Errors
+    /// [`CacheError`] if the storage fails.
+    fn exchange(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     /// True if loading a record takes microseconds, so that no thread of its own is needed.
     fn loads_quickly(&self, record: &CacheRecord) -> bool {
         let _ = record;

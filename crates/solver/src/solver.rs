@@ -14,7 +14,7 @@ use crate::cache::{CacheManager, KeyedCache};
 use crate::cancel::CancelToken;
 use crate::decide::{Census, JobId, Owner};
 use crate::drive::Driver;
-use crate::error::{JobError, SolveError};
+use crate::error::{CacheError, JobError, SolveError};
 use crate::graph::{Edge, Graph, Input};
 use crate::progress::ProgressEvent;
 use crate::result::CachedResult;
@@ -56,6 +56,7 @@ pub struct Solver {
 
 struct Shared {
     driver: Arc<Driver>,
+    cache: Arc<dyn CacheManager>,
     jobs: Mutex<HashMap<String, Weak<Handle>>>,
     appeared: Condvar,
     patience: Duration,
@@ -65,10 +66,10 @@ impl Solver {
     /// A solver without jobs.
     pub fn new(options: SolverOptions) -> Self {
         let patience = options.job_patience;
+        let cache = Arc::clone(&options.cache);
         let driver = Driver::new(options);
-        Self {
-            shared: Arc::new(Shared { driver, jobs: Mutex::default(), appeared: Condvar::new(), patience }),
-        }
+        let (jobs, appeared) = (Mutex::default(), Condvar::new());
+        Self { shared: Arc::new(Shared { driver, cache, jobs, appeared, patience }) }
     }
 
     /// Starts a job.
@@ -111,6 +112,15 @@ impl Solver {
     /// Waits until no call of any op, load or save is under way.
     pub fn wait_idle(&self) {
         self.shared.driver.wait_idle();
+    }
+
+    /// Hands what was saved so far to other processes and takes in what they saved ([`CacheManager::exchange`]).
+    ///
+    /// # Errors
+    /// [`CacheError`] if the cache fails.
+    pub fn exchange(&self) -> Result<(), CacheError> {
+        self.wait_idle();
+        self.shared.cache.exchange()
     }
 
     /// How much is live; all zero once every job was discarded and the solver is idle.

@@ -55,7 +55,8 @@ pub fn build(home: &Home, args: &ImageBuild) -> Result<(), Failure> {
     let built = builder.build(&request, sources.managers(), &cancel);
     reporter.finish();
     sources.report();
-    let Built { mut stages, warnings } = built.map_err(failed)?;
+    // Others wait for the turn until everything here is recorded.
+    let Built { mut stages, warnings, turn: _turn } = built.map_err(failed)?;
     show(&warnings, &request.dockerfile);
     let epoch = epoch(&request).map_err(failed)?;
     stages.iter_mut().try_for_each(|stage| cache::inline(&images, stage, epoch, &targets))?;

@@ -1,12 +1,13 @@
 //! Images and caches between processes, state folders, registries and other programs.
 
 use std::fs;
+use std::process::{Child, Stdio};
 use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::image_space::{Registry, build, dockerfile, make_base, space_with_base, tool};
-use crate::space::{Space, pfs, shell, text};
+use crate::image_space::{BuildLog, Registry, build, dockerfile, make_base, space_with_base, tool};
+use crate::space::{Space, pfs, shell, sleeps, text, wait_until};
 
 /// A base image in a registry, and a Dockerfile of two stages on it.
 fn with_registry() -> (Space, Registry) {
@@ -49,6 +50,54 @@ fn many_builds_of_the_same_do_each_step_once() {
     assert_eq!(text(&space.json("image inspect app")[0]["Id"]), ids[0]);
     build(&space, "-o out").run.ok();
     assert_eq!(space.read("out/ran").trim(), "2");
+}
+
+/// Starts a build of `app` with its log in a file.
+fn start_build(space: &Space, log: &str) -> Child {
+    let mut command = space.command(&["build", "--progress", "plain", "app"]);
+    let log = fs::File::create(space.path(log)).expect("writable");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("quern starts")
+}
+
+#[test]
+fn a_build_waits_for_one_of_the_same_and_takes_over_if_that_is_killed() {
+    let space = space_with_base();
+    dockerfile(
+        &space,
+        "FROM base\nCOPY in /in\nRUN --mount=type=cache,target=/c [ -e /c/begun ] || { touch /c/begun; sleep 98761; }\nRUN cat /in > /out\n",
+    );
+    space.write("app/in", "1");
+    let mut first = start_build(&space, "first");
+    wait_until("the first build comes to its step", || sleeps("98761"));
+    let mut others: Vec<Child> =
+        (0..3).map(|number| start_build(&space, &format!("other-{number}"))).collect();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    for other in &mut others {
+        assert!(other.wait().unwrap().success());
+    }
+    let logs: Vec<String> = (0..3).map(|number| space.read(&format!("other-{number}"))).collect();
+    let image = |log: &str| log.lines().find(|line| line.starts_with("image ")).map(str::to_owned);
+    assert!(logs.iter().all(|log| image(log).is_some() && image(log) == image(&logs[0])), "{logs:?}");
+    let locks = fs::read_dir(space.path("state/layers/.making")).unwrap().flatten();
+    assert!(locks.into_iter().all(|lock| fs::File::open(lock.path()).unwrap().try_lock().is_ok()));
+}
+
+#[test]
+fn many_builds_of_files_that_nobody_read_wait_for_one() {
+    let space = space_with_base();
+    dockerfile(&space, "FROM base\nCOPY in /in\nRUN cat /in > /one\nRUN cat /one > /two\n");
+    let file = space.write("app/in", "1");
+    // Files that were written a moment ago are read by everybody.
+    let written = fs::metadata(file).unwrap().modified().unwrap();
+    wait_until("the file is old", || written.elapsed().unwrap().as_secs() >= 3);
+    let logs: Vec<BuildLog> = thread::scope(|scope| {
+        let builds: Vec<_> = (0..6).map(|_| scope.spawn(|| build(&space, "-t app"))).collect();
+        builds.into_iter().map(|build| build.join().unwrap()).collect()
+    });
+    let ran: Vec<Vec<String>> = logs.iter().map(BuildLog::ran).filter(|ran| !ran.is_empty()).collect();
+    assert_eq!(ran.len(), 1, "{ran:?}");
+    assert!(ran[0].contains(&"RUN cat /one > /two".to_owned()), "{ran:?}");
 }
 
 #[test]

@@ -420,6 +420,11 @@ impl CacheKeyStorage for FileKeyStorage {
         true
     }
 
+    fn exchange(&self) -> Result<(), CacheError> {
+        let has_news = !self.state().pending.changes().is_empty();
+        if has_news { self.sync() } else { self.refresh() }
+    }
+
     fn sync(&self) -> Result<(), CacheError> {
         let mut state = self.state();
         let _lock = lock(&self.folder)?;

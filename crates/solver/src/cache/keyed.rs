@@ -188,6 +188,10 @@ impl CacheManager for KeyedCache {
         self.results.load(&cached)
     }
 
+    fn exchange(&self) -> Result<(), CacheError> {
+        self.keys.exchange()
+    }
+
     fn save(
         &self,
         key: &CacheKey,

@@ -174,6 +174,15 @@ pub trait CacheKeyStorage: Send + Sync {
         false
     }
 
+    /// Makes what was added here known to other processes and takes in what they added since. Storages of one process have
+    /// nothing to do.
+    ///
+    /// # Errors
+    /// [`CacheError::Storage`] if the storage fails.
+    fn exchange(&self) -> Result<(), CacheError> {
+        Ok(())
+    }
+
     /// Makes everything added so far survive a crash. Storages without a disk have nothing to do.
     ///
     /// # Errors
