@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 use quern_core::canon::Visitor;
+use quern_core::event::Event;
 use quern_core::port::Cancel;
 use quern_store::layers::{First, Waited};
 
@@ -47,7 +48,7 @@ impl ImageBuilder {
         loop {
             // In this order: what makes files known is the work of one that others wait for.
             let known = are_known();
-            match self.tools.layers.wait_for_first(work, cancel)? {
+            match self.tools.layers.wait_for_first(work, cancel, || self.tell())? {
                 Waited::Cancelled => return Err(BuildError::Cancelled),
                 Waited::Over => continue,
                 Waited::Nobody if known => return Ok(None),
@@ -64,6 +65,11 @@ impl ImageBuilder {
     pub(super) fn hand_on(&self, contexts: &[Arc<LocalContext>]) {
         contexts.iter().for_each(|context| context.remember());
         self.exchange();
+    }
+
+    fn tell(&self) {
+        let message = "another process builds the same; this one waits until it has ended".to_owned();
+        self.sink.emit(Event::Warning { message });
     }
 
     fn exchange(&self) {

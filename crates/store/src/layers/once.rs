@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Seek as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quern_core::Digest;
 use quern_core::port::{Cancel, Layers as _, OpenLayers, PortError};
@@ -102,18 +102,23 @@ impl LayerStore {
         Ok(lock.map(|lock| First { lock, path }))
     }
 
-    /// Waits while somebody goes first with this work.
+    /// Waits while somebody goes first with this work; `tell` is called once if that takes a while.
     ///
     /// # Errors
     /// If the lock cannot be looked at.
-    pub fn wait_for_first(&self, work: &Digest, cancel: &Cancel) -> Result<Waited, PortError> {
+    pub fn wait_for_first(
+        &self,
+        work: &Digest,
+        cancel: &Cancel,
+        tell: impl FnOnce(),
+    ) -> Result<Waited, PortError> {
         let path = self.making().join(work.hex());
         let failed = |error| locking(&path, error);
         let file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Waited::Nobody),
             file => file.map_err(failed)?,
         };
-        let mut waited = Waited::Nobody;
+        let (mut waited, mut tell, began) = (Waited::Nobody, Some(tell), Instant::now());
         loop {
             // Shared, so that all who wait see at once that it is over.
             match file.try_lock_shared() {
@@ -121,6 +126,11 @@ impl LayerStore {
                 Err(TryLockError::WouldBlock) if cancel.is_set() => return Ok(Waited::Cancelled),
                 Err(TryLockError::WouldBlock) => waited = Waited::Over,
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+            if began.elapsed() > A_WHILE
+                && let Some(tell) = tell.take()
+            {
+                tell();
             }
             std::thread::sleep(AGAIN);
         }
@@ -140,6 +150,8 @@ pub enum Waited {
 
 /// Those who wait for a whole build look this often.
 const AGAIN: Duration = Duration::from_millis(8);
+/// Whoever waits longer wants to know for what.
+const A_WHILE: Duration = Duration::from_secs(2);
 
 /// The layer in a note; none if there is no whole one.
 fn read(note: &mut File) -> io::Result<Option<Digest>> {

@@ -264,15 +264,15 @@ fn others_wait_for_the_first_until_it_ends_or_dies() {
     let space = TempSpace::new();
     let (_store, layers) = open(&space.path("state"));
     let work = Digest::of(b"work");
-    assert_eq!(layers.wait_for_first(&work, &Cancel::default()).unwrap(), Waited::Nobody);
+    assert_eq!(layers.wait_for_first(&work, &Cancel::default(), || ()).unwrap(), Waited::Nobody);
     let mut process = Again::start("store::going_first_part", space.path("state").to_str().unwrap());
     assert_eq!(process.said().as_deref(), Some("first"));
     assert!(layers.first(&work).unwrap().is_none());
     let cancel = Cancel::default();
     cancel.set();
-    assert_eq!(layers.wait_for_first(&work, &cancel).unwrap(), Waited::Cancelled);
+    assert_eq!(layers.wait_for_first(&work, &cancel, || ()).unwrap(), Waited::Cancelled);
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| layers.wait_for_first(&work, &Cancel::default()).unwrap());
+        let waiting = scope.spawn(|| layers.wait_for_first(&work, &Cancel::default(), || ()).unwrap());
         process.kill();
         assert_ne!(waiting.join().unwrap(), Waited::Cancelled);
     });
