@@ -52,7 +52,10 @@ proptest! {
         materialise(&view, &flat, Files::Link).unwrap();
         let root = rustix::fs::open(&flat, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
         for path in &wanted {
-            let kernel = openat2(&root, path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT);
+            let ask = || openat2(&root, path.as_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT);
+            // It asks to be called again when somebody renamed something elsewhere meanwhile.
+            let kernel = std::iter::repeat_with(ask).find(|found| !matches!(found, Err(Errno::AGAIN)));
+            let kernel = kernel.expect("it is asked until it answers");
             let ours = resolve(&view, Path::new(path), Last::Follow).map(|path| view.find(&path).unwrap());
             match (kernel, ours) {
                 (Ok(found), ours) => {
