@@ -1,6 +1,7 @@
 //! A layer as a plain tar stream: decompressed, measured, hashed; and the way back.
 
 mod compress;
+mod digest;
 mod gzip;
 mod header;
 mod write;

@@ -9,6 +9,7 @@ use quern_core::{Digest, DigestWriter};
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder as ZstdWriter;
 
+use super::digest::StreamDigest;
 use super::gzip::GzipWriter;
 use crate::document::{Descriptor, media};
 use crate::image::Layer;
@@ -114,7 +115,7 @@ impl Compression {
 /// Takes a plain stream in and gives the layer that it is.
 pub struct Compressor<W: Write> {
     codec: Codec,
-    plain: DigestWriter,
+    plain: StreamDigest,
     encoder: Encoder<W>,
 }
 
@@ -149,7 +150,7 @@ impl<W: Write> Compressor<W> {
                 Encoder::Zstd(encoder)
             }
         };
-        Ok(Self { codec, plain: DigestWriter::new(), encoder })
+        Ok(Self { codec, plain: StreamDigest::new(), encoder })
     }
 
     /// Completes the blob.

@@ -6,35 +6,38 @@
 //! equivalences of BuildKit's content digests, except that there a directory's own mode counts although nobody
 //! sees it, and that two files are told from two hard links of one file by neither.
 
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use quern_core::{Digest, DigestWriter};
 
-use super::select::{Pick, Selected};
-use super::source::{Content, FileKind, FileSource, SourceError, Stat};
+use super::select::{Item, Pick, Selected};
+use super::source::{FileKind, FileSource, SourceError, Stat};
 use crate::workspace::spread::{SERIAL, spread};
 
 const VERSION: &[u8] = b"quern.files.1\n";
-/// Files one thread reads in one go.
+/// Files one thread looks at in one go.
 const GRAIN: usize = 32;
+/// Files of which the encodings are in memory at the same time.
+const BATCH: usize = 1 << 16;
 
 /// The digest of what was selected from a source. Files are read on several threads unless the source remembers their digests.
 ///
 /// # Errors
 /// If a file changed since the source looked at it, or cannot be read.
 pub fn content_digest(source: &dyn FileSource, selected: &Selected) -> Result<Digest, SourceError> {
-    let mut out = Out { writer: DigestWriter::new(), buffer: VERSION.to_vec() };
+    let mut writer = DigestWriter::new();
+    writer.update(VERSION);
     for pick in &selected.picks {
-        digest_pick(source, pick, &mut out)?;
+        digest_pick(source, pick, &mut writer)?;
     }
-    out.flush(0);
-    Ok(out.writer.finish())
+    Ok(writer.finish())
 }
 
-/// What is yet to be hashed, so that the hasher sees large pieces.
+/// What is yet to be hashed.
+#[derive(Default)]
 struct Out {
-    writer: DigestWriter,
     buffer: Vec<u8>,
 }
 
@@ -47,51 +50,54 @@ impl Out {
     fn number(&mut self, number: u64) {
         self.buffer.extend_from_slice(&number.to_le_bytes());
     }
-
-    fn flush(&mut self, at_least: usize) {
-        if self.buffer.len() >= at_least {
-            self.writer.update(&self.buffer);
-            self.buffer.clear();
-        }
-    }
 }
 
-fn digest_pick(source: &dyn FileSource, pick: &Pick, out: &mut Out) -> Result<(), SourceError> {
+fn digest_pick(source: &dyn FileSource, pick: &Pick, writer: &mut DigestWriter) -> Result<(), SourceError> {
+    let mut out = Out::default();
     if pick.stat.kind == FileKind::Dir && !pick.whole {
         out.buffer.push(b'c');
     } else {
         out.buffer.push(b'n');
         out.bytes(pick.name.as_bytes());
-        let content = content(source, &pick.path, &pick.stat)?;
-        digest_one(source, &pick.path, &pick.stat, content, out)?;
+        encode(source, &pick.path, &pick.stat, &mut out)?;
     }
     out.number(pick.items.len() as u64);
-    let grain = if pick.items.len() < 2 * GRAIN { SERIAL } else { GRAIN };
-    let contents =
-        spread(&pick.items, grain, |item| content(source, &pick.path.join(&item.path), &item.stat));
-    for (item, content) in pick.items.iter().zip(contents) {
-        out.bytes(item.path.as_os_str().as_bytes());
-        out.buffer.push(u8::from(item.on_the_way));
-        digest_one(source, &pick.path.join(&item.path), &item.stat, content?, out)?;
-        out.flush(1 << 16);
+    writer.update(&out.buffer);
+    for batch in pick.items.chunks(BATCH) {
+        let grains: Vec<&[Item]> = batch.chunks(GRAIN).collect();
+        let grain = if grains.len() < 3 { SERIAL } else { 1 };
+        for encoded in spread(&grains, grain, |items| encode_items(source, &pick.path, items)) {
+            writer.update(&encoded?);
+        }
     }
     Ok(())
 }
 
-fn content(source: &dyn FileSource, path: &Path, stat: &Stat) -> Result<Option<Content>, SourceError> {
-    match stat.kind {
-        FileKind::File | FileKind::Dir => source.content(path, stat).map(Some),
-        _ => Ok(None),
+fn encode_items(source: &dyn FileSource, base: &Path, items: &[Item]) -> Result<Vec<u8>, SourceError> {
+    let mut out = Out::default();
+    // One path for all: most are never opened, but whoever opens one needs it whole.
+    let mut path = base.as_os_str().to_owned();
+    if !path.is_empty() {
+        path.push("/");
     }
+    let start = path.len();
+    for item in items {
+        out.bytes(item.path.as_os_str().as_bytes());
+        out.buffer.push(u8::from(item.on_the_way));
+        let mut bytes = path.into_vec();
+        bytes.truncate(start);
+        bytes.extend_from_slice(item.path.as_os_str().as_bytes());
+        path = OsString::from_vec(bytes);
+        encode(source, Path::new(&path), &item.stat, &mut out)?;
+    }
+    Ok(out.buffer)
 }
 
-fn digest_one(
-    source: &dyn FileSource,
-    path: &Path,
-    stat: &Stat,
-    content: Option<Content>,
-    out: &mut Out,
-) -> Result<(), SourceError> {
+fn encode(source: &dyn FileSource, path: &Path, stat: &Stat, out: &mut Out) -> Result<(), SourceError> {
+    let content = match stat.kind {
+        FileKind::File | FileKind::Dir => Some(source.content(path, stat)?),
+        _ => None,
+    };
     out.buffer.push(match stat.kind {
         FileKind::File => b'f',
         FileKind::Dir => b'd',

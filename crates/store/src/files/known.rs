@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use quern_core::Digest;
@@ -41,6 +41,8 @@ pub struct KnownDigests {
     trust: Trust,
     bytes: Vec<u8>,
     asked: Vec<AtomicBool>,
+    /// Where the next question is expected: files that were made one after the other have inodes one after the other.
+    next: AtomicUsize,
     fresh: Mutex<HashMap<Inode, Fresh>>,
     /// Something was read that is to be written down.
     news: AtomicBool,
@@ -67,6 +69,7 @@ impl KnownDigests {
             trust,
             bytes,
             asked,
+            next: AtomicUsize::new(0),
             fresh: Mutex::default(),
             news: AtomicBool::new(false),
         }
@@ -201,11 +204,18 @@ impl KnownDigests {
 
     /// Position of the first record with this inode or a higher one.
     fn first(&self, ino: u64) -> usize {
+        let inode = |at: usize| self.asked.get(at).map(|_| word(self.record(at), 0));
+        let expected = self.next.load(Ordering::Relaxed);
+        if inode(expected) == Some(ino) && (expected == 0 || inode(expected - 1) != Some(ino)) {
+            self.next.store(expected + 1, Ordering::Relaxed);
+            return expected;
+        }
         let (mut low, mut high) = (0, self.asked.len());
         while low < high {
             let middle = low.midpoint(high);
             if word(self.record(middle), 0) < ino { low = middle + 1 } else { high = middle }
         }
+        self.next.store(low + 1, Ordering::Relaxed);
         low
     }
 

@@ -231,7 +231,7 @@ impl Descent<'_> {
     /// Adds what is in the directory `at`, relative to the root; with `all` whatever is not excluded.
     fn descend(&self, at: &Path, all: bool, items: &mut Vec<Item>) -> Result<(), SourceError> {
         for entry in self.source.list(&self.root.join(at))? {
-            let (path, stat) = (at.join(entry.name), entry.stat);
+            let (path, stat) = (below(at, entry.name), entry.stat);
             let is_dir = stat.kind == FileKind::Dir;
             let all = all || self.include.is_none_or(|include| include.matches(&path));
             let verdict = self.selection.verdict(&path, is_dir);
@@ -255,6 +255,18 @@ impl Descent<'_> {
         }
         Ok(())
     }
+}
+
+/// The path of a name in a directory, in one piece of memory.
+fn below(dir: &Path, name: OsString) -> PathBuf {
+    if dir.as_os_str().is_empty() {
+        return name.into();
+    }
+    let mut path = OsString::with_capacity(dir.as_os_str().len() + 1 + name.len());
+    path.push(dir);
+    path.push("/");
+    path.push(name);
+    path.into()
 }
 
 /// The paths a source means, before links in the last place are followed.
