@@ -122,6 +122,18 @@ pub trait CacheManager: Send + Sync {
     /// [`CacheError`] if the storage fails; finding nothing is no error.
     fn query(&self, query: &Query<'_>, found: &mut Vec<KeyId>) -> Result<(), CacheError>;
 
+    /// False if no [`query`](CacheManager::query) about this operation on inputs can find anything,
+    /// which in a build of new things spares a question for every input.
+    fn may_answer(&self, operation: &Digest) -> bool {
+        let _ = operation;
+        true
+    }
+
+    /// Makes room for new keys and links, if there is to be room before they come.
+    fn reserve(&self, keys: usize, links: usize) {
+        let _ = (keys, links);
+    }
+
     /// The results that could be loaded for a key.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod call;
 mod define;
 mod dormant;
 mod edge;
+mod facts;
 mod index;
 mod live;
 mod load;
@@ -33,10 +34,10 @@ mod report;
 mod share;
 #[cfg(test)]
 mod simulation;
+mod starts;
 
 use std::any::Any;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use quern_core::Digest;
@@ -58,9 +59,10 @@ use crate::sweep::Swept;
 
 use call::Slots;
 use edge::{Dep, EdgeState, Subscriber};
+use facts::Facts;
 use index::EdgeIndex;
 use live::{Live, VertexNames};
-use look::Facts;
+use starts::Starts;
 
 pub(crate) type VertexId = Id<Live>;
 pub(crate) type EdgeId = Id<EdgeState>;
@@ -138,15 +140,19 @@ pub(crate) enum Effect {
     Prepare {
         cache: Arc<CombinedCache>,
     },
+    /// As all that is rare, in a box: there are as many effects at once as things can begin.
     Finished {
         build: BuildId,
-        result: Result<CachedResult, SolveError>,
+        result: Box<Result<CachedResult, SolveError>>,
     },
-    Progress {
-        jobs: Vec<JobId>,
-        def: Arc<Vertex>,
-        change: Change,
-    },
+    Progress(Box<News>),
+}
+
+/// What jobs are told of a vertex.
+pub(crate) struct News {
+    pub(crate) jobs: Vec<JobId>,
+    pub(crate) def: Arc<Vertex>,
+    pub(crate) change: Change,
 }
 
 pub(crate) struct ContentCall {
@@ -199,8 +205,7 @@ pub(crate) struct Core {
     slots: Slots,
     looks: VecDeque<EdgeId>,
     shares: Vec<EdgeId>,
-    /// Consumers first, and among equals those that came first.
-    starts: BinaryHeap<(u32, Reverse<VertexId>, EdgeId)>,
+    starts: Starts,
     effects: Vec<Effect>,
     /// Reused by every look.
     facts: Vec<Facts>,
@@ -235,7 +240,7 @@ impl Core {
             slots: Slots::new(parallelism),
             looks: VecDeque::new(),
             shares: Vec::new(),
-            starts: BinaryHeap::new(),
+            starts: Starts::default(),
             effects: Vec::new(),
             facts: Vec::new(),
             deps: Vec::new(),
@@ -268,7 +273,7 @@ impl Core {
                 self.look(edge);
             } else if let Some(edge) = self.shares.pop() {
                 self.share(edge);
-            } else if let Some((_, _, edge)) = self.starts.pop() {
+            } else if let Some(edge) = self.starts.pop() {
                 self.start(edge);
             } else {
                 return std::mem::take(&mut self.effects);
@@ -333,10 +338,10 @@ impl Core {
         }
         let target = self.find(edge);
         self.builds.insert(build, Build { edge: target, owner });
-        self.edges[target].subscribe(Subscriber::Build(build), Level::Complete);
         if self.edges[target].outcome().is_some() {
             self.finish(build);
         } else {
+            self.edges[target].subscribe(Subscriber::Build(build), Level::Complete);
             self.queue(target);
         }
         build
@@ -345,7 +350,7 @@ impl Core {
     fn cancel(&mut self, build: BuildId) {
         if self.builds.contains_key(&build) {
             self.drop_build(build);
-            self.effects.push(Effect::Finished { build, result: Err(SolveError::Cancelled) });
+            self.effects.push(Effect::Finished { build, result: Box::new(Err(SolveError::Cancelled)) });
         }
     }
 
@@ -362,7 +367,7 @@ impl Core {
             self.vertices[vertex].rare().sub_builds.extend(first);
         }
         self.drop_build(build);
-        self.effects.push(Effect::Finished { build, result });
+        self.effects.push(Effect::Finished { build, result: Box::new(result) });
     }
 
     fn drop_build(&mut self, build: BuildId) {
@@ -405,28 +410,33 @@ impl Core {
         edge
     }
 
+    /// Has an edge looked at. With an outcome there is nothing left to look for.
     fn queue(&mut self, edge: EdgeId) {
         let state = &mut self.edges[edge];
-        if !state.queued {
+        if !state.queued && state.outcome().is_none() {
             state.queued = true;
             self.looks.push_back(edge);
         }
     }
 
+    /// Lets everybody who wants an edge look at it. A finished edge lets go of them: it will have no
+    /// more news.
     fn notify(&mut self, edge: EdgeId) {
-        let finished = self.edges[edge].outcome().is_some();
-        let mut builds = Vec::new();
         let subscribers = std::mem::take(&mut self.edges[edge].subscribers);
         for subscriber in subscribers.iter() {
-            match subscriber {
-                Subscriber::Edge { edge, .. } => self.queue(*edge),
-                Subscriber::Build(build) => builds.push(*build),
+            if let Subscriber::Edge { edge, .. } = subscriber {
+                self.queue(*edge);
             }
         }
-        self.edges[edge].subscribers = subscribers;
-        if finished {
-            for build in builds {
-                self.finish(build);
+        let state = &mut self.edges[edge];
+        if state.outcome().is_none() {
+            state.subscribers = subscribers;
+            return;
+        }
+        state.forget_demands();
+        for subscriber in subscribers.iter() {
+            if let Subscriber::Build(build) = subscriber {
+                self.finish(*build);
             }
         }
     }
@@ -434,6 +444,9 @@ impl Core {
     /// Withdraws a demand; `place` is where the subscriber stands in the edge's list.
     fn unsubscribe(&mut self, edge: EdgeId, place: usize, level: Level) {
         let state = &mut self.edges[edge];
+        if state.outcome().is_some() {
+            return;
+        }
         let before = state.wanted();
         state.wants(level, -1);
         state.subscribers.swap_remove(place);
@@ -464,6 +477,10 @@ impl Core {
         }
         let source = self.find(source);
         let target = &mut self.edges[source];
+        if target.outcome().is_some() {
+            self.edges[edge].deps[dep].follow(source);
+            return;
+        }
         let was = target.wanted();
         let subscriber = Subscriber::Edge { edge, dep: u32::try_from(dep).expect("few inputs") };
         let place = target.subscribe(subscriber, level);

@@ -280,7 +280,7 @@ impl Driver {
                 }));
                 None
             }
-            Effect::Cancel(_) | Effect::Finished { .. } | Effect::Progress { .. } => None,
+            Effect::Cancel(_) | Effect::Finished { .. } | Effect::Progress(_) => None,
         }
     }
 
@@ -417,12 +417,13 @@ impl State {
             Effect::Finished { build, result } => {
                 if let Some((number, sender)) = self.waiting.remove(build) {
                     // A receiver that is gone does not want the result.
-                    let _ = sender.send((number, std::mem::replace(result, Err(SolveError::Cancelled))));
+                    let _ =
+                        sender.send((number, std::mem::replace(&mut **result, Err(SolveError::Cancelled))));
                 }
                 return false;
             }
-            Effect::Progress { jobs, def, change } => {
-                self.send(jobs, def, change);
+            Effect::Progress(news) => {
+                self.send(&news.jobs, &news.def, &news.change);
                 return false;
             }
         }

@@ -73,6 +73,14 @@ impl CacheManager for CombinedCache {
         Ok(())
     }
 
+    fn may_answer(&self, operation: &Digest) -> bool {
+        self.all().any(|(_, cache)| cache.may_answer(operation))
+    }
+
+    fn reserve(&self, keys: usize, links: usize) {
+        self.main.reserve(keys, links);
+    }
+
     /// The main cache's records are preferred among those of one age.
     fn records(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {
         let mut records = self.main.records(key)?;

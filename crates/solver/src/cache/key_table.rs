@@ -201,6 +201,17 @@ impl KeyTable {
         self.digests.get(digest).is_some()
     }
 
+    /// Makes room for so many more, each link for an operation of its own at worst.
+    pub(crate) fn reserve(&mut self, keys: usize, links: usize) {
+        self.ids.reserve(keys);
+        self.nodes.reserve(keys);
+        self.digests.reserve(keys.min(links));
+        self.uses.reserve(keys.min(links));
+        self.links.reserve(links);
+        let links_of = &self.links;
+        self.by_label.reserve(links, |at| links_of[*at as usize].label.hash());
+    }
+
     fn add_node(&mut self, id: &KeyId) -> u32 {
         let number = self.ids.add(&id.0);
         if number as usize == self.nodes.len() {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use quern_core::Digest;
+
 use crate::cache::memory::{InMemoryKeyStorage, InMemoryResultStorage};
 use crate::cache::{
     CacheInfoLink, CacheKeyStorage, CacheManager, CacheRecord, CacheResultStorage, LoadedResult, Query,
@@ -163,6 +165,16 @@ impl CacheManager for KeyedCache {
             }
         }
         Ok(())
+    }
+
+    fn may_answer(&self, operation: &Digest) -> bool {
+        self.keys.may_lead(operation)
+    }
+
+    fn reserve(&self, keys: usize, links: usize) {
+        if self.writable {
+            self.keys.reserve(keys, links);
+        }
     }
 
     fn records(&self, key: &CacheKey) -> Result<Vec<CacheRecord>, CacheError> {

@@ -85,6 +85,14 @@ impl CacheKeyStorage for InMemoryKeyStorage {
         Ok(())
     }
 
+    fn may_lead(&self, operation: &Digest) -> bool {
+        self.table().knows_operation(operation)
+    }
+
+    fn reserve(&self, keys: usize, links: usize) {
+        self.table().reserve(keys, links);
+    }
+
     fn links(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
         found.extend(self.table().targets_of(id, link));
         Ok(())

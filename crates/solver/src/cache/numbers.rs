@@ -33,6 +33,13 @@ impl Numbers {
         number
     }
 
+    /// Makes room for so many more.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.digests.reserve(more);
+        let digests = &self.digests;
+        self.table.reserve(more, |number| spread(&digests[*number as usize]));
+    }
+
     pub(crate) fn forget(&mut self, number: u32) {
         let entry = self.table.find_entry(spread(&self.digests[number as usize]), |other| *other == number);
         if let Ok(entry) = entry {

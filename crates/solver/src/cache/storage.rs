@@ -102,6 +102,11 @@ pub trait CacheKeyStorage: Send + Sync {
         links.iter().try_for_each(|(source, link)| self.add_link(source, link, id))
     }
 
+    /// Makes room for new keys and links: a table that is as large as it will be need not grow.
+    fn reserve(&self, keys: usize, links: usize) {
+        let _ = (keys, links);
+    }
+
     /// The keys that every input leads to by one of its links; links are sorted by input. A union
     /// over the alternatives of an input, an intersection over the inputs.
     ///
@@ -166,6 +171,12 @@ pub trait CacheKeyStorage: Send + Sync {
     /// # Errors
     /// [`CacheError::Storage`] if the storage fails.
     fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError>;
+
+    /// False if no link is for this operation: the solver then asks for none.
+    fn may_lead(&self, operation: &Digest) -> bool {
+        let _ = operation;
+        true
+    }
 
     /// Hands out the storage by numbers, for a caller with questions about many keys; false if the
     /// storage only answers one by one.

@@ -16,7 +16,7 @@ use crate::result::{CachedResult, SharedResult};
 
 use super::call::Progress;
 use super::edge::{Content, Dep, Level, Work};
-use super::look::has_slow_step;
+use super::facts::has_slow_step;
 use super::{Call, ContentCall, Core, EdgeId, Effect, VertexId};
 
 impl Core {
@@ -29,11 +29,13 @@ impl Core {
     }
 
     /// True if the edge has everything to get its result now.
-    pub(super) fn is_ready(&self, edge: EdgeId) -> bool {
+    pub(super) fn is_ready(&mut self, edge: EdgeId) -> bool {
         let state = &self.edges[edge];
-        let idle = matches!(state.work, Work::Idle) && state.wanted() == Level::Complete;
-        let pending = || self.vertices[state.vertex].expects_answers();
-        idle && (!state.records().is_empty() || (self.inputs_complete(edge) && !pending()))
+        if !matches!(state.work, Work::Idle) || state.wanted() != Level::Complete {
+            return false;
+        }
+        let pending = self.vertices[state.vertex].expects_answers();
+        !state.records().is_empty() || (self.inputs_complete(edge) && !pending)
     }
 
     pub(super) fn start(&mut self, edge: EdgeId) {
@@ -238,10 +240,8 @@ impl Core {
             self.fail(edge, failure);
             return;
         };
+        // Its inputs are complete, so there is no demand to withdraw from them.
         let keys = self.commit_keys(edge);
-        for dep in 0..self.edges[edge].deps.len() {
-            self.demand(edge, dep, Level::Nothing);
-        }
         self.edges[edge].work = Work::Saving { result: result.clone() };
         self.call_begins(vertex);
         let cache = self.vertices[vertex].cache().clone();

@@ -148,6 +148,8 @@ pub(crate) struct EdgeState {
     pub(crate) queued: bool,
     pub(crate) sharing: bool,
     pub(crate) starting: bool,
+    /// Nothing is missing of the inputs, once that was asked and found. It stays so.
+    pub(crate) inputs_complete: bool,
 }
 
 impl EdgeState {
@@ -170,6 +172,7 @@ impl EdgeState {
             queued: false,
             sharing: false,
             starting: false,
+            inputs_complete: false,
         }
     }
 
@@ -244,6 +247,11 @@ impl EdgeState {
             let count = &mut self.demands[level as usize - 1];
             *count = count.checked_add_signed(change).expect("demands are withdrawn once");
         }
+    }
+
+    /// Nobody has to wait for this edge any more.
+    pub(crate) fn forget_demands(&mut self) {
+        self.demands = [0; 3];
     }
 
     /// Adds a subscriber; returns its place.

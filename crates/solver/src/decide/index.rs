@@ -1,5 +1,7 @@
 //! Finds the live edge that does the same work as another.
 
+use hashbrown::HashTable;
+
 use crate::cache::CacheInfoLink;
 use crate::digest_map::DigestMap;
 use crate::few::Few;
@@ -21,6 +23,11 @@ impl Name {
         let own = Self::root(id).mix(link.digest.as_bytes());
         let own = link.selector.map_or(own, |selector| own.mix(selector.as_bytes()));
         own.mix_words([u64::from(link.input) + 1, link.output.cast_unsigned(), 0, 0])
+    }
+
+    /// What stands for the name in a table.
+    fn bits(self) -> u32 {
+        self.0 as u32
     }
 
     fn mix(self, digest: &[u8; 32]) -> Self {
@@ -66,15 +73,23 @@ impl WorkKey {
 pub(super) struct EdgeIndex {
     nodes: Arena<Node>,
     /// The nodes of a name; hardly ever more than one.
-    by_name: DigestMap<Name, Id<Node>>,
+    by_name: HashTable<Entry>,
     more: DigestMap<Name, Vec<Id<Node>>>,
     /// The nodes of edges, by the number of the edge.
     by_edge: Vec<Option<Id<Node>>>,
 }
 
+/// Some bits of a name, and a node that has it. The whole name stands in the node.
+type Entry = (u32, Id<Node>);
+
 struct Node {
     edge: EdgeId,
     names: Few<Name>,
+}
+
+/// Spreads bits that are spread already over all of a hash.
+fn hash(bits: u32) -> u64 {
+    u64::from(bits).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl EdgeIndex {
@@ -103,7 +118,20 @@ impl EdgeIndex {
 
     fn nodes_of(&self, name: &Name) -> impl Iterator<Item = Id<Node>> {
         let more = if self.more.is_empty() { None } else { self.more.get(name) };
-        self.by_name.get(name).copied().into_iter().chain(more.into_iter().flatten().copied())
+        self.first_of(name).into_iter().chain(more.into_iter().flatten().copied())
+    }
+
+    fn first_of(&self, name: &Name) -> Option<Id<Node>> {
+        let bits = name.bits();
+        let has_it = |(b, node): &Entry| *b == bits && self.nodes[*node].names.contains(name);
+        self.by_name.find(hash(bits), has_it).map(|(_, node)| *node)
+    }
+
+    /// Makes room for so many more edges, of one leading name each.
+    pub(super) fn reserve(&mut self, edges: usize) {
+        self.nodes.reserve(edges);
+        self.by_edge.reserve(edges);
+        self.by_name.reserve(edges, |(bits, _)| hash(*bits));
     }
 
     /// Enters an edge under a key, or gives the place of `instead_of` to it.
@@ -148,10 +176,14 @@ impl EdgeIndex {
                 continue;
             }
             names.push(name);
-            if leads {
-                let first = *self.by_name.entry(name).or_insert(node);
-                if first != node {
-                    self.more.entry(name).or_default().push(node);
+            if !leads {
+                continue;
+            }
+            match self.first_of(&name).filter(|first| *first != node) {
+                Some(_) => self.more.entry(name).or_default().push(node),
+                None => {
+                    let entry = (name.bits(), node);
+                    self.by_name.insert_unique(hash(name.bits()), entry, |(bits, _)| hash(*bits));
                 }
             }
         }
@@ -184,23 +216,20 @@ impl EdgeIndex {
 
     fn forget(&mut self, name: &Name, id: Id<Node>) {
         let mut next = None;
+        let entry = self.by_name.find_entry(hash(name.bits()), |entry| *entry == (name.bits(), id));
         if let Some(more) = self.more.get_mut(name) {
             more.retain(|node| *node != id);
-            if self.by_name.get(name) == Some(&id) {
+            if entry.is_ok() {
                 next = more.pop();
             }
             if more.is_empty() {
                 self.more.remove(name);
             }
         }
+        let Ok(mut entry) = entry else { return };
         match next {
-            Some(next) => {
-                self.by_name.insert(*name, next);
-            }
-            None if self.by_name.get(name) == Some(&id) => {
-                self.by_name.remove(name);
-            }
-            None => {}
+            Some(next) => entry.get_mut().1 = next,
+            None => drop(entry.remove()),
         }
     }
 

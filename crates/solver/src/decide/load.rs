@@ -82,6 +82,9 @@ impl Core {
         self.vertices.reserve(missing.len());
         self.edges.reserve(missing.len());
         self.names.reserve(missing.len(), &self.vertices);
+        self.index.reserve(missing.len());
+        let inputs = missing.iter().map(|number| graph.vertices[*number as usize].inputs.len()).sum();
+        self.cache.reserve(missing.len(), inputs);
         for number in missing {
             let vertex = self.join_or_add(&mut load, &graph.vertices[number as usize]);
             load.loaded[number as usize] = vertex.number() + 1;

@@ -14,83 +14,13 @@ use crate::error::{CacheError, VertexError};
 use crate::export::KeyExporter;
 use crate::few::Few;
 use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
-use crate::op::{CacheMap, CacheMapInput, KeyScope};
+use crate::op::KeyScope;
 
 use super::call::Progress;
 use super::edge::{Content, Dep, Failure, Level, Work};
+use super::facts::{Facts, selector};
 use super::live::Live;
 use super::{Call, Core, EdgeId, Effect, VertexId};
-
-/// What the cache map says of an input, if anything.
-fn about(map: Option<&CacheMap>, input: usize) -> Option<&CacheMapInput> {
-    map?.inputs.get(input)
-}
-
-pub(super) fn selector(map: &CacheMap, input: usize) -> Option<Digest> {
-    map.inputs.get(input)?.selector
-}
-
-fn has_content_fn(map: Option<&CacheMap>, input: usize) -> bool {
-    about(map, input).is_some_and(|i| i.content.is_some())
-}
-
-/// True if something must be done with the input's result before exec.
-pub(super) fn has_slow_step(map: Option<&CacheMap>, input: usize) -> bool {
-    about(map, input).is_some_and(|i| i.content.is_some() || i.preprocess.is_some())
-}
-
-/// One input of an edge as the rules see it.
-#[derive(Clone, Copy)]
-pub(super) struct Facts {
-    level: Level,
-    matched: bool,
-    /// The input has a content digest function.
-    has_content: bool,
-    /// The input has such a function or a preprocess step.
-    has_slow: bool,
-    content_known: bool,
-    content_key: bool,
-    content_matched: bool,
-}
-
-impl Facts {
-    /// The content key could be had next, but is not known.
-    fn content_due(&self) -> bool {
-        self.has_content && self.slow_possible()
-    }
-
-    /// A slow step could be done next, but is not done.
-    fn slow_due(&self) -> bool {
-        self.has_slow && self.slow_possible()
-    }
-
-    fn slow_possible(&self) -> bool {
-        self.level == Level::Compared || (self.level == Level::Complete && !self.content_known)
-    }
-
-    /// Nothing can match for this input any more.
-    fn is_hopeless(&self) -> bool {
-        !self.matched
-            && if self.has_content {
-                self.content_known && !self.content_matched
-            } else {
-                self.level >= Level::Compared
-            }
-    }
-
-    /// By which name the input is known well enough to go on.
-    fn is_known(&self) -> bool {
-        self.matched || self.content_key || self.level == Level::Complete
-    }
-
-    fn is_complete(&self) -> bool {
-        self.level == Level::Complete && !self.slow_due()
-    }
-
-    fn content_missing(&self) -> bool {
-        self.has_content && !self.content_known
-    }
-}
 
 impl Core {
     /// Looks at an edge after something changed for it.
@@ -118,6 +48,9 @@ impl Core {
             self.fail(edge, failure);
             return;
         }
+        if self.only_waits(edge) {
+            return;
+        }
         let mut facts = std::mem::take(&mut self.facts);
         facts.clear();
         self.gather(edge, &mut facts);
@@ -126,6 +59,33 @@ impl Core {
         if let Err(failure) = next {
             self.fail(edge, failure);
         }
+    }
+
+    /// True if an edge can do nothing but wait for results that it has asked for: then drawing
+    /// conclusions would change nothing. In a build of new things that is so whenever one of
+    /// several inputs completes.
+    fn only_waits(&self, edge: EdgeId) -> bool {
+        let state = &self.edges[edge];
+        let live = &self.vertices[state.vertex];
+        let nothing_known = state.hopeless
+            && state.looked_up == Level::Compared
+            && state.keys.is_empty()
+            && state.records().is_empty()
+            && state.wanted() == Level::Complete;
+        let plain = live.maps_done && live.maps[0].inputs.is_empty() && !live.expects_answers();
+        if !nothing_known || !plain || state.deps.iter().all(|dep| !dep.matched.is_empty()) {
+            return false;
+        }
+        let mut waits = false;
+        for dep in &state.deps {
+            if self.edges[self.find(dep.edge)].outcome().is_none() {
+                if dep.demand != Level::Complete {
+                    return false;
+                }
+                waits = true;
+            }
+        }
+        waits
     }
 
     /// Concludes what follows, tells the consumers, and goes on from there.
@@ -202,6 +162,7 @@ impl Core {
         if self.vertices[vertex].inputs.is_empty() {
             return self.look_up_root(edge).map_err(|error| cache_error(self, error));
         }
+        let mut answers = None;
         for dep in 0..self.edges[edge].deps.len() {
             let source = self.find(self.edges[edge].deps[dep].edge);
             self.edges[edge].deps[dep].follow(source);
@@ -211,7 +172,8 @@ impl Core {
             if self.vertices[vertex].maps.is_empty() {
                 continue;
             }
-            self.look_up_definitions(edge, dep, source).map_err(|error| cache_error(self, error))?;
+            let known = self.look_up_definitions(edge, dep, source, &mut answers);
+            known.map_err(|error| cache_error(self, error))?;
             self.take_in_content(edge, dep, source)?;
         }
         Ok(())
@@ -242,8 +204,15 @@ impl Core {
         Ok(())
     }
 
-    /// Looks up the definition keys an input has got since the last time.
-    fn look_up_definitions(&mut self, edge: EdgeId, dep: usize, source: EdgeId) -> Result<(), CacheError> {
+    /// Looks up the definition keys an input has got since the last time. That the cache knows
+    /// nothing of the operation is found out once for all inputs.
+    fn look_up_definitions(
+        &mut self,
+        edge: EdgeId,
+        dep: usize,
+        source: EdgeId,
+        answers: &mut Option<bool>,
+    ) -> Result<(), CacheError> {
         let (state, input) = self.edges.pair_mut(edge, source);
         let live = &self.vertices[state.vertex];
         let entry = &mut state.deps[dep];
@@ -253,6 +222,9 @@ impl Core {
         }
         entry.seen = u32::try_from(input.keys.len()).expect("few keys");
         let map = &live.maps[0];
+        if !*answers.get_or_insert_with(|| live.cache().may_answer(&map.digest)) {
+            return Ok(());
+        }
         let selector = selector(map, dep);
         match new {
             [key] => look_up(live, state.output, dep, &[QueryKey { key, selector }], &mut entry.matched)?,
@@ -413,32 +385,6 @@ impl Core {
                 visit(input, key, None, None);
             }
         }
-    }
-
-    pub(super) fn gather(&self, edge: EdgeId, facts: &mut Vec<Facts>) {
-        facts.extend(self.facts_of(edge));
-    }
-
-    /// The inputs of an edge as the rules see them.
-    fn facts_of(&self, edge: EdgeId) -> impl Iterator<Item = Facts> {
-        let state = &self.edges[edge];
-        let map = self.vertices[state.vertex].maps.first();
-        let of_input = move |(i, dep): (usize, &Dep)| Facts {
-            level: self.edges[self.find(dep.edge)].level(),
-            matched: !dep.matched.is_empty(),
-            has_content: has_content_fn(map, i),
-            has_slow: has_slow_step(map, i),
-            content_known: dep.content_known(),
-            content_key: dep.content_key().is_some(),
-            content_matched: matches!(dep.content, Content::Known { matched: true, .. }),
-        };
-        state.deps.iter().enumerate().map(of_input)
-    }
-
-    /// True if nothing but the edge's own result is missing.
-    pub(super) fn inputs_complete(&self, edge: EdgeId) -> bool {
-        let maps_done = self.vertices[self.edges[edge].vertex].maps_done;
-        maps_done && self.facts_of(edge).all(|facts| facts.is_complete())
     }
 
     /// Says what the edge needs next to get where it is wanted.

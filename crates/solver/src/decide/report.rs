@@ -7,7 +7,7 @@ use crate::graph::Vertex;
 use crate::progress::{Change, Finish};
 
 use super::call::Progress;
-use super::{Core, EdgeId, Effect, JobId, VertexId};
+use super::{Core, EdgeId, Effect, JobId, News, VertexId};
 
 impl Core {
     /// Lets a job hear of a vertex and everything below. What it hears of already, it hears of
@@ -35,7 +35,8 @@ impl Core {
         let running = matches!(live.exec, Progress::Running).then_some(Change::Started);
         let finish = live.finish.clone().map(Change::Finished);
         for change in [Some(announced), running, finish].into_iter().flatten() {
-            self.effects.push(Effect::Progress { jobs: vec![job], def: Arc::clone(&def), change });
+            let news = News { jobs: vec![job], def: Arc::clone(&def), change };
+            self.effects.push(Effect::Progress(Box::new(news)));
         }
     }
 
@@ -64,11 +65,8 @@ impl Core {
                 let known = self.edges_of(vertex).iter().any(|edge| !self.edges[*edge].keys.is_empty());
                 let finish = if known { Finish::Skipped } else { Finish::NotNeeded };
                 let def = Arc::clone(&live.def);
-                self.effects.push(Effect::Progress {
-                    jobs: vec![job],
-                    def,
-                    change: Change::Finished(finish),
-                });
+                let news = News { jobs: vec![job], def, change: Change::Finished(finish) };
+                self.effects.push(Effect::Progress(Box::new(news)));
             }
         }
     }
@@ -86,7 +84,7 @@ impl Core {
         }
         if !live.watchers().is_empty() {
             let (jobs, def) = (live.watchers().to_vec(), Arc::clone(&live.def));
-            self.effects.push(Effect::Progress { jobs, def, change });
+            self.effects.push(Effect::Progress(Box::new(News { jobs, def, change })));
         }
     }
 }

@@ -4,7 +4,6 @@
 //! one rule that keeps it free of deadlock: an edge never hands its work to an edge that could
 //! have to wait for it.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use crate::cache::CacheInfoLink;
@@ -27,7 +26,7 @@ impl Core {
         let state = &mut self.edges[edge];
         if !std::mem::replace(&mut state.starting, true) {
             let vertex = state.vertex;
-            self.starts.push((self.vertices[vertex].rank, Reverse(vertex), edge));
+            self.starts.push(self.vertices[vertex].rank, vertex, edge);
         }
     }
 

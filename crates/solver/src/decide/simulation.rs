@@ -194,7 +194,7 @@ impl Simulation {
                 Effect::Cancel(call) => {
                     self.cancelled.insert(name_of(&call));
                 }
-                Effect::Finished { build, result } => self.finished(build, result),
+                Effect::Finished { build, result } => self.finished(build, *result),
                 Effect::Progress { .. } => {}
                 Effect::CallExec { vertex, ref def, .. } => {
                     if let Some(key) = self.program.definition_key(def) {
