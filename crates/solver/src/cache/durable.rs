@@ -57,6 +57,8 @@ struct State {
     log_start: u64,
     /// Changes made here that the file does not have.
     pending: Frame,
+    /// The table was given up after it was written; whoever asks next reads it.
+    unread: bool,
 }
 
 impl FileKeyStorage {
@@ -84,7 +86,7 @@ impl FileKeyStorage {
     /// # Errors
     /// [`CacheError::Storage`] if the file cannot be read.
     pub fn refresh(&self) -> Result<(), CacheError> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         self.follow(&mut state)
     }
 
@@ -93,19 +95,28 @@ impl FileKeyStorage {
     /// # Errors
     /// [`CacheError::Storage`] if writing fails; the old file then stays in use.
     pub fn compact(&self) -> Result<(), CacheError> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         let _lock = lock(&self.folder)?;
         self.append(&mut state)?;
         self.renew(&mut state)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// The state, with a table to ask.
+    fn state(&self) -> Result<MutexGuard<'_, State>, CacheError> {
+        let mut state = self.as_it_is();
+        if state.unread {
+            *state = load(&self.folder, state.generation)?.or_error()?;
+        }
+        Ok(state)
+    }
+
+    fn as_it_is(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Applies a change here and remembers to write it.
     fn change(&self, change: &Change<'_>) -> Result<(), CacheError> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         if state.table.apply(change) {
             state.pending.add(change);
         }
@@ -155,10 +166,9 @@ impl FileKeyStorage {
     fn renew(&self, state: &mut State) -> Result<(), CacheError> {
         let generation = state.generation + 1;
         publish(&self.folder, generation, &state.table).map_err(at(&self.folder))?;
-        // What the snapshot holds need not be kept twice.
-        state.table = Table::default();
         let old = path_of(&self.folder, state.generation);
-        *state = load(&self.folder, generation)?.or_error()?;
+        // What the snapshot holds need not be kept twice, and the last to write need not read it.
+        (state.table, state.generation, state.unread) = (Table::default(), generation, true);
         // Others still read the old file through their handles; a failure leaves only litter.
         let _ = std::fs::remove_file(old);
         Ok(())
@@ -301,30 +311,30 @@ fn load_file(path: PathBuf, generation: u64, file: File) -> Result<Loaded, Cache
     };
     let log_start = base.end();
     let (table, end, pending) = (Table::over(base), log_start, Frame::default());
-    let mut state = State { table, file, generation, end, log_start, pending };
+    let mut state = State { table, file, generation, end, log_start, pending, unread: false };
     state.read_log().map_err(at(&path))?;
     Ok(Loaded::State(Box::new(state)))
 }
 
 impl CacheKeyStorage for FileKeyStorage {
     fn exists(&self, id: &KeyId) -> Result<bool, CacheError> {
-        Ok(self.state().table.exists(id))
+        Ok(self.state()?.table.exists(id))
     }
 
     fn walk(&self, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids = self.state().table.ids();
+        let ids = self.state()?.table.ids();
         ids.into_iter().for_each(visit);
         Ok(())
     }
 
     fn walk_results(&self, id: &KeyId, visit: &mut dyn FnMut(CacheResult)) -> Result<(), CacheError> {
-        let results = self.state().table.results(id).map_err(at(&self.folder))?;
+        let results = self.state()?.table.results(id).map_err(at(&self.folder))?;
         results.into_iter().for_each(visit);
         Ok(())
     }
 
     fn load(&self, id: &KeyId, result: &str) -> Result<CacheResult, CacheError> {
-        let results = self.state().table.results(id).map_err(at(&self.folder))?;
+        let results = self.state()?.table.results(id).map_err(at(&self.folder))?;
         results.into_iter().find(|r| &*r.id == result).ok_or(CacheError::NotFound)
     }
 
@@ -337,7 +347,7 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids = self.state().table.holders(result).map_err(at(&self.folder))?;
+        let ids = self.state()?.table.holders(result).map_err(at(&self.folder))?;
         ids.into_iter().for_each(visit);
         Ok(())
     }
@@ -359,7 +369,7 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn links(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
-        self.state().table.targets(id, link, found);
+        self.state()?.table.targets(id, link, found);
         Ok(())
     }
 
@@ -374,7 +384,7 @@ impl CacheKeyStorage for FileKeyStorage {
         id: &KeyId,
         visit: &mut dyn FnMut(KeyId, CacheInfoLink),
     ) -> Result<(), CacheError> {
-        let sources = self.state().table.sources(id);
+        let sources = self.state()?.table.sources(id);
         sources.into_iter().for_each(|(source, link)| visit(source, super::memory::folded(&link)));
         Ok(())
     }
@@ -384,13 +394,13 @@ impl CacheKeyStorage for FileKeyStorage {
         id: &KeyId,
         visit: &mut dyn FnMut(CacheInfoLink, KeyId),
     ) -> Result<(), CacheError> {
-        let leaving = self.state().table.leaving_links(id);
+        let leaving = self.state()?.table.leaving_links(id);
         leaving.into_iter().for_each(|(link, target)| visit(link, target));
         Ok(())
     }
 
     fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
-        Ok(self.state().table.knows_operation(digest))
+        Ok(self.state()?.table.knows_operation(digest))
     }
 
     fn add_key(
@@ -399,7 +409,7 @@ impl CacheKeyStorage for FileKeyStorage {
         result: CacheResult,
         links: &[(KeyId, CacheInfoLink)],
     ) -> Result<(), CacheError> {
-        let mut state = self.state();
+        let mut state = self.state()?;
         let State { table, pending, .. } = &mut *state;
         if table.add_key(id, &result, links) {
             pending.add_key(id, &result, links);
@@ -407,26 +417,42 @@ impl CacheKeyStorage for FileKeyStorage {
         self.flush_if_due(state)
     }
 
+    /// What fails here fails again, and is reported, when the question is asked.
+    fn may_lead(&self, operation: &Digest) -> bool {
+        self.knows_operation(operation).unwrap_or(true)
+    }
+
+    fn reserve(&self, keys: usize, links: usize) {
+        // Whoever adds a key meets a failure again.
+        if let Ok(mut state) = self.state() {
+            state.table.reserve(keys, links);
+        }
+    }
+
     fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Result<Vec<KeyId>, CacheError> {
-        Ok(self.state().table.common_targets(links))
+        Ok(self.state()?.table.common_targets(links))
     }
 
     fn era(&self) -> Option<u64> {
-        Some(self.state().table.era.number())
+        self.state().ok().map(|mut state| state.table.era.number())
     }
 
     fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {
-        run(&mut Numbered::of(&self.state().table));
+        let Ok(state) = self.state() else { return false };
+        run(&mut Numbered::of(&state.table));
         true
     }
 
     fn exchange(&self) -> Result<(), CacheError> {
-        let has_news = !self.state().pending.changes().is_empty();
+        let has_news = !self.state()?.pending.changes().is_empty();
         if has_news { self.sync() } else { self.refresh() }
     }
 
     fn sync(&self) -> Result<(), CacheError> {
-        let mut state = self.state();
+        let mut state = self.as_it_is();
+        if state.unread {
+            return Ok(());
+        }
         let _lock = lock(&self.folder)?;
         self.append(&mut state)?;
         if state.log_is_large() {
@@ -439,7 +465,7 @@ impl CacheKeyStorage for FileKeyStorage {
 impl Drop for FileKeyStorage {
     /// Writes what is left. A failure loses cache entries, nothing else.
     fn drop(&mut self) {
-        if !self.state().pending.changes().is_empty() {
+        if !self.as_it_is().pending.changes().is_empty() {
             let _ = self.sync();
         }
     }

@@ -37,6 +37,11 @@ impl Table {
         Self { base, ..Self::default() }
     }
 
+    /// Makes room for so many more.
+    pub(super) fn reserve(&mut self, keys: usize, links: usize) {
+        self.extra.reserve(keys, links);
+    }
+
     /// Applies a change; false if everything stood so already.
     pub(super) fn apply(&mut self, change: &Change<'_>) -> bool {
         match change {
