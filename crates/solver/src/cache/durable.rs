@@ -9,9 +9,12 @@
 //! Readers see a consistent prefix: a frame counts once it is complete and its checksum holds, so
 //! a torn tail is as if it had never been written, and the next writer cuts it off. When the log
 //! outgrows the snapshot, a new file of the next generation replaces the old one by rename.
+//!
+//! What a build adds to an empty storage is applied beside the solver (see `queue.rs`).
 
 mod base;
 mod log;
+mod queue;
 mod snapshot;
 mod table;
 #[cfg(test)]
@@ -21,7 +24,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use quern_core::Digest;
 
@@ -30,6 +34,7 @@ use crate::error::CacheError;
 use crate::key::KeyId;
 
 use log::{Change, Frame};
+use queue::{Batch, Next, Queue};
 use table::{Numbered, Table};
 
 /// Changes gathered before they are written without being asked to, in bytes.
@@ -43,8 +48,18 @@ const SMALL_LOG: u64 = 1 << 20;
 /// What was added can be found at once; it survives a crash once [`sync`](CacheKeyStorage::sync)
 /// has returned. Dropping the storage writes what is left.
 pub struct FileKeyStorage {
+    shared: Arc<Shared>,
+    /// Starts the thread that applies what waits, once there is enough of it.
+    thread: Once,
+}
+
+/// What the thread needs, too.
+struct Shared {
     folder: PathBuf,
     state: Mutex<State>,
+    queue: Queue,
+    /// The era of the table, or 0 if it must be asked.
+    era: AtomicU64,
 }
 
 struct State {
@@ -59,6 +74,8 @@ struct State {
     pending: Frame,
     /// The table was given up after it was written; whoever asks next reads it.
     unread: bool,
+    /// Room for what is taken from the queue.
+    batch: Batch,
 }
 
 impl FileKeyStorage {
@@ -78,7 +95,9 @@ impl FileKeyStorage {
             },
             None => repair(&folder)?,
         };
-        Ok(Self { folder, state: Mutex::new(state) })
+        let queue = Queue::new(state.table.is_empty());
+        let shared = Shared { folder, state: Mutex::new(state), queue, era: AtomicU64::new(0) };
+        Ok(Self { shared: Arc::new(shared), thread: Once::new() })
     }
 
     /// Reads what other processes have written since.
@@ -86,8 +105,7 @@ impl FileKeyStorage {
     /// # Errors
     /// [`CacheError::Storage`] if the file cannot be read.
     pub fn refresh(&self) -> Result<(), CacheError> {
-        let mut state = self.state()?;
-        self.follow(&mut state)
+        self.shared.follow(&mut *self.state()?)
     }
 
     /// Writes a new snapshot now, whatever the size of the log.
@@ -96,17 +114,45 @@ impl FileKeyStorage {
     /// [`CacheError::Storage`] if writing fails; the old file then stays in use.
     pub fn compact(&self) -> Result<(), CacheError> {
         let mut state = self.state()?;
-        let _lock = lock(&self.folder)?;
-        self.append(&mut state)?;
-        self.renew(&mut state)
+        let _lock = lock(&self.shared.folder)?;
+        self.shared.append(&mut state)?;
+        self.shared.renew(&mut state)
     }
 
-    /// The state, with a table to ask.
+    fn state(&self) -> Result<MutexGuard<'_, State>, CacheError> {
+        self.shared.state()
+    }
+
+    /// Lets the thread work on the queue.
+    fn start_thread(&self) {
+        self.thread.call_once(|| {
+            let shared = Arc::clone(&self.shared);
+            // Without a thread the queue is applied when it is full.
+            let _ = std::thread::Builder::new().name("quern-keys".into()).spawn(move || shared.work());
+        });
+    }
+
+    /// Applies a change here and remembers to write it.
+    fn change(&self, change: &Change<'_>) -> Result<(), CacheError> {
+        if let Change::AddLink { link, .. } = change {
+            self.shared.queue.note(&link.digest);
+        }
+        let mut state = self.state()?;
+        if state.table.apply(change) {
+            state.pending.add(change);
+        }
+        if let Change::Release { .. } = change {
+            self.shared.era.store(0, Ordering::Release);
+        }
+        self.shared.flush_if_due(state)
+    }
+}
+
+impl Shared {
+    /// The state with everything that was added, and a table to ask.
     fn state(&self) -> Result<MutexGuard<'_, State>, CacheError> {
         let mut state = self.as_it_is();
-        if state.unread {
-            *state = load(&self.folder, state.generation)?.or_error()?;
-        }
+        self.take_in(&mut state)?;
         Ok(state)
     }
 
@@ -114,13 +160,35 @@ impl FileKeyStorage {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies a change here and remembers to write it.
-    fn change(&self, change: &Change<'_>) -> Result<(), CacheError> {
-        let mut state = self.state()?;
-        if state.table.apply(change) {
-            state.pending.add(change);
+    /// Reads the table if need be, and applies what waits in the queue.
+    fn take_in(&self, state: &mut State) -> Result<(), CacheError> {
+        if state.unread {
+            self.has_changed();
+            *state = load(&self.folder, state.generation)?.or_error()?;
         }
-        self.flush_if_due(state)
+        let State { table, pending, batch, .. } = state;
+        self.queue.swap(batch);
+        batch.drain(|id, result, links| {
+            if table.add_key(id, result, links) {
+                pending.add_key(id, result, links);
+            }
+        });
+        Ok(())
+    }
+
+    /// Applies what gathers in the queue, and writes it when that is due.
+    fn work(&self) {
+        while self.queue.wait() {
+            if let Err(failure) = self.state().and_then(|state| self.flush_if_due(state)) {
+                self.queue.fail(failure);
+            }
+        }
+    }
+
+    /// Others have changed something.
+    fn has_changed(&self) {
+        self.queue.forget_operations();
+        self.era.store(0, Ordering::Release);
     }
 
     fn flush_if_due(&self, mut state: MutexGuard<'_, State>) -> Result<(), CacheError> {
@@ -136,6 +204,7 @@ impl FileKeyStorage {
         if let Some(generation) = newest(&self.folder).map_err(at(&self.folder))?
             && generation > state.generation
         {
+            self.has_changed();
             let pending = std::mem::take(&mut state.pending);
             *state = load(&self.folder, generation)?.or_error()?;
             log::replay(pending.changes(), |change| {
@@ -143,7 +212,10 @@ impl FileKeyStorage {
             });
             state.pending = pending;
         }
-        state.read_log().map_err(at(&self.folder))
+        if state.read_log().map_err(at(&self.folder))? {
+            self.has_changed();
+        }
+        Ok(())
     }
 
     /// Appends the pending changes as one frame. The folder is locked.
@@ -169,6 +241,7 @@ impl FileKeyStorage {
         let old = path_of(&self.folder, state.generation);
         // What the snapshot holds need not be kept twice, and the last to write need not read it.
         (state.table, state.generation, state.unread) = (Table::default(), generation, true);
+        self.era.store(0, Ordering::Release);
         // Others still read the old file through their handles; a failure leaves only litter.
         let _ = std::fs::remove_file(old);
         Ok(())
@@ -176,10 +249,11 @@ impl FileKeyStorage {
 }
 
 impl State {
-    fn read_log(&mut self) -> io::Result<()> {
+    /// Applies what others have appended; true if there was anything.
+    fn read_log(&mut self) -> io::Result<bool> {
         let length = self.file.metadata()?.len();
         if length <= self.end {
-            return Ok(());
+            return Ok(false);
         }
         let mut bytes = vec![0; usize::try_from(length - self.end).map_err(io::Error::other)?];
         let read = read_up_to(&self.file, &mut bytes, self.end)?;
@@ -188,7 +262,7 @@ impl State {
             table.apply(&change);
         });
         self.end += valid as u64;
-        Ok(())
+        Ok(valid > 0)
     }
 
     fn log_is_large(&self) -> bool {
@@ -310,8 +384,9 @@ fn load_file(path: PathBuf, generation: u64, file: File) -> Result<Loaded, Cache
         Err(base::Unusable::Io(error)) => return Err(at(&path)(error)),
     };
     let log_start = base.end();
-    let (table, end, pending) = (Table::over(base), log_start, Frame::default());
-    let mut state = State { table, file, generation, end, log_start, pending, unread: false };
+    let (table, end) = (Table::over(base), log_start);
+    let (pending, batch) = (Frame::default(), Batch::default());
+    let mut state = State { table, file, generation, end, log_start, pending, unread: false, batch };
     state.read_log().map_err(at(&path))?;
     Ok(Loaded::State(Box::new(state)))
 }
@@ -328,13 +403,13 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn walk_results(&self, id: &KeyId, visit: &mut dyn FnMut(CacheResult)) -> Result<(), CacheError> {
-        let results = self.state()?.table.results(id).map_err(at(&self.folder))?;
+        let results = self.state()?.table.results(id).map_err(at(&self.shared.folder))?;
         results.into_iter().for_each(visit);
         Ok(())
     }
 
     fn load(&self, id: &KeyId, result: &str) -> Result<CacheResult, CacheError> {
-        let results = self.state()?.table.results(id).map_err(at(&self.folder))?;
+        let results = self.state()?.table.results(id).map_err(at(&self.shared.folder))?;
         results.into_iter().find(|r| &*r.id == result).ok_or(CacheError::NotFound)
     }
 
@@ -347,7 +422,7 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn walk_ids_by_result(&self, result: &str, visit: &mut dyn FnMut(KeyId)) -> Result<(), CacheError> {
-        let ids = self.state()?.table.holders(result).map_err(at(&self.folder))?;
+        let ids = self.state()?.table.holders(result).map_err(at(&self.shared.folder))?;
         ids.into_iter().for_each(visit);
         Ok(())
     }
@@ -369,7 +444,9 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn links(&self, id: &KeyId, link: &CacheInfoLink, found: &mut Vec<KeyId>) -> Result<(), CacheError> {
-        self.state()?.table.targets(id, link, found);
+        if self.shared.queue.may_know(&link.digest) {
+            self.state()?.table.targets(id, link, found);
+        }
         Ok(())
     }
 
@@ -400,7 +477,7 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn knows_operation(&self, digest: &Digest) -> Result<bool, CacheError> {
-        Ok(self.state()?.table.knows_operation(digest))
+        Ok(self.shared.queue.may_know(digest) && self.state()?.table.knows_operation(digest))
     }
 
     fn add_key(
@@ -409,12 +486,12 @@ impl CacheKeyStorage for FileKeyStorage {
         result: CacheResult,
         links: &[(KeyId, CacheInfoLink)],
     ) -> Result<(), CacheError> {
-        let mut state = self.state()?;
-        let State { table, pending, .. } = &mut *state;
-        if table.add_key(id, &result, links) {
-            pending.add_key(id, &result, links);
+        match self.shared.queue.push(*id, result, links)? {
+            Next::Nothing => {}
+            Next::Wake => self.start_thread(),
+            Next::Help => self.shared.flush_if_due(self.state()?)?,
         }
-        self.flush_if_due(state)
+        Ok(())
     }
 
     /// What fails here fails again, and is reported, when the question is asked.
@@ -426,15 +503,24 @@ impl CacheKeyStorage for FileKeyStorage {
         // Whoever adds a key meets a failure again.
         if let Ok(mut state) = self.state() {
             state.table.reserve(keys, links);
+            self.shared.queue.reserve(keys.min(links));
         }
     }
 
     fn common_targets(&self, links: &[(KeyId, CacheInfoLink)]) -> Result<Vec<KeyId>, CacheError> {
-        Ok(self.state()?.table.common_targets(links))
+        let known = links.first().is_some_and(|(_, link)| self.shared.queue.may_know(&link.digest));
+        Ok(if known { self.state()?.table.common_targets(links) } else { Vec::new() })
     }
 
     fn era(&self) -> Option<u64> {
-        self.state().ok().map(|mut state| state.table.era.number())
+        let known = self.shared.era.load(Ordering::Acquire);
+        if known != 0 {
+            return Some(known);
+        }
+        let mut state = self.state().ok()?;
+        let era = state.table.era.number();
+        self.shared.era.store(era, Ordering::Release);
+        Some(era)
     }
 
     fn numbered(&self, run: &mut dyn FnMut(&mut dyn NumberedKeys)) -> bool {
@@ -449,23 +535,25 @@ impl CacheKeyStorage for FileKeyStorage {
     }
 
     fn sync(&self) -> Result<(), CacheError> {
-        let mut state = self.as_it_is();
-        if state.unread {
+        let mut state = self.shared.as_it_is();
+        if state.unread && self.shared.queue.is_empty() {
             return Ok(());
         }
-        let _lock = lock(&self.folder)?;
-        self.append(&mut state)?;
+        self.shared.take_in(&mut state)?;
+        let _lock = lock(&self.shared.folder)?;
+        self.shared.append(&mut state)?;
         if state.log_is_large() {
-            return self.renew(&mut state);
+            return self.shared.renew(&mut state);
         }
-        state.file.sync_data().map_err(at(&self.folder))
+        state.file.sync_data().map_err(at(&self.shared.folder))
     }
 }
 
 impl Drop for FileKeyStorage {
     /// Writes what is left. A failure loses cache entries, nothing else.
     fn drop(&mut self) {
-        if !self.as_it_is().pending.changes().is_empty() {
+        self.shared.queue.close();
+        if !self.shared.queue.is_empty() || !self.shared.as_it_is().pending.changes().is_empty() {
             let _ = self.sync();
         }
     }

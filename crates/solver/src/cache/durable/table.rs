@@ -37,6 +37,11 @@ impl Table {
         Self { base, ..Self::default() }
     }
 
+    /// True if there is nothing, and nothing was.
+    pub(super) fn is_empty(&self) -> bool {
+        self.base.nodes() == 0 && self.extra.end() == 0
+    }
+
     /// Makes room for so many more.
     pub(super) fn reserve(&mut self, keys: usize, links: usize) {
         self.extra.reserve(keys, links);
