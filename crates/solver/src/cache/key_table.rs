@@ -8,6 +8,7 @@ use quern_core::Digest;
 
 use crate::cache::numbers::Numbers;
 use crate::cache::storage::{CacheInfoLink, CacheResult, Era, common};
+use crate::digest_map::DigestMap;
 use crate::few::Few;
 use crate::key::KeyId;
 
@@ -23,6 +24,8 @@ pub(crate) struct KeyTable {
     digests: Numbers,
     /// How many links need each digest.
     uses: Vec<u32>,
+    ports: Vec<Port>,
+    port_numbers: DigestMap<Port, u32>,
     links: Vec<Link>,
     free: Vec<u32>,
     /// The first of the links that differ only in their target.
@@ -46,9 +49,16 @@ struct Node {
 pub(crate) struct Label {
     source: u32,
     operation: u32,
-    /// `NONE` without one.
-    selector: u32,
+    /// A number of a [`Port`].
+    port: u32,
+}
+
+/// Which input and output of an operation a link is for. Most operations have the same few.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Port {
     input: u32,
+    /// The part of the input that is used; `NONE` for all of it.
+    selector: u32,
     output: i64,
 }
 
@@ -66,9 +76,8 @@ impl Label {
     fn hash(&self) -> u64 {
         const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
         let wide = |a: u32, b: u32| u64::from(a) | u64::from(b) << 32;
-        let mut hash = wide(self.source, self.operation).wrapping_mul(ODD);
-        hash = (hash.rotate_left(25) ^ wide(self.selector, self.input)).wrapping_mul(ODD);
-        hash = (hash.rotate_left(25) ^ self.output.cast_unsigned()).wrapping_mul(ODD);
+        let hash = wide(self.source, self.operation).wrapping_mul(ODD);
+        let hash = (hash.rotate_left(25) ^ u64::from(self.port)).wrapping_mul(ODD);
         hash ^ (hash >> 32)
     }
 }
@@ -127,7 +136,9 @@ impl KeyTable {
     pub(crate) fn label(&self, source: u32, link: &CacheInfoLink) -> Option<Label> {
         let operation = self.digests.get(&link.digest)?;
         let selector = link.selector.as_ref().map_or(Some(NONE), |selector| self.digests.get(selector))?;
-        Some(Label { source, operation, selector, input: link.input, output: link.output })
+        let port = Port { input: link.input, selector, output: link.output };
+        let port = *self.port_numbers.get(&port)?;
+        Some(Label { source, operation, port })
     }
 
     /// The nodes that links of a label lead to.
@@ -166,7 +177,8 @@ impl KeyTable {
     }
 
     fn link(&self, at: u32) -> CacheInfoLink {
-        let Label { operation, selector, input, output, .. } = self.links[at as usize].label;
+        let Label { operation, port, .. } = self.links[at as usize].label;
+        let Port { input, selector, output } = self.ports[port as usize];
         let selector = (selector != NONE).then(|| self.digests.digest(selector));
         CacheInfoLink { input, output, digest: self.digests.digest(operation), selector }
     }
@@ -252,10 +264,7 @@ impl KeyTable {
             let source = self.add_node(id);
             // The links of one key are for one operation.
             let label = match before.filter(|(digest, _)| *digest == link.digest && link.selector.is_none()) {
-                Some((_, operation)) => {
-                    let (selector, input, output) = (NONE, link.input, link.output);
-                    Label { source, operation, selector, input, output }
-                }
+                Some((_, operation)) => Label { source, operation, port: self.add_port(link, NONE) },
                 None => self.add_label(source, link),
             };
             before = Some((link.digest, label.operation));
@@ -267,7 +276,15 @@ impl KeyTable {
     fn add_label(&mut self, source: u32, link: &CacheInfoLink) -> Label {
         let operation = self.digests.add(&link.digest);
         let selector = link.selector.as_ref().map_or(NONE, |selector| self.digests.add(selector));
-        Label { source, operation, selector, input: link.input, output: link.output }
+        Label { source, operation, port: self.add_port(link, selector) }
+    }
+
+    fn add_port(&mut self, link: &CacheInfoLink, selector: u32) -> u32 {
+        let port = Port { input: link.input, selector, output: link.output };
+        *self.port_numbers.entry(port).or_insert_with(|| {
+            self.ports.push(port);
+            u32::try_from(self.ports.len() - 1).expect("a cache holds fewer than 2^32 links")
+        })
     }
 
     fn add_labelled(&mut self, label: Label, target: u32) -> bool {
@@ -314,8 +331,9 @@ impl KeyTable {
     fn count_uses(&mut self, label: &Label) {
         self.uses.resize(self.digests.end() as usize, 0);
         self.uses[label.operation as usize] += 1;
-        if label.selector != NONE {
-            self.uses[label.selector as usize] += 1;
+        let selector = self.ports[label.port as usize].selector;
+        if selector != NONE {
+            self.uses[selector as usize] += 1;
         }
     }
 
@@ -388,8 +406,9 @@ impl KeyTable {
         }
         self.unlabel(&label, at, next);
         self.end_use(label.operation);
-        if label.selector != NONE {
-            self.end_use(label.selector);
+        let selector = self.ports[label.port as usize].selector;
+        if selector != NONE {
+            self.end_use(selector);
         }
         self.free.push(at);
     }

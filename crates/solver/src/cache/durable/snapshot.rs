@@ -18,21 +18,29 @@ use super::table::Table;
 pub(super) fn write(file: &File, table: &Table, generation: u64) -> io::Result<()> {
     let old_numbers = table.numbers();
     let ids = old_numbers.iter().map(|number| table.id(*number).0);
-    let links = Links::of(table, &old_numbers);
+    let mut out = Tables { file, at: HEAD as u64, buffer: Vec::new(), sum: Checksum::default() };
+    // Each thing is made when its turn comes: a whole table is in memory besides.
+    let Links { rows, digests } = Links::of(table, &old_numbers);
+    let (nodes, links) = (count(ids.len()), count(rows.len()));
+    put_links(&mut out, ids.clone(), &digests, &rows)?;
+    drop(rows);
     let mut results = Results::default();
+    results.starts.reserve_exact(old_numbers.len());
+    results.heads.reserve(RESULT * old_numbers.len());
     for number in &old_numbers {
         results.add(&table.results_at(*number)?);
     }
-    let mut sizes = Sizes {
-        nodes: count(old_numbers.len()),
-        links: count(links.rows.len()),
-        digests: count(links.digests.len()),
+    out.put_numbers(&results.starts)?;
+    out.put_numbers(&[results.count()])?;
+    let sizes = Sizes {
+        nodes,
+        links,
+        digests: count(digests.len()),
         results: results.count(),
+        node_slots: put_slots(&mut out, ids)?,
+        digest_slots: put_slots(&mut out, digests.into_iter())?,
         texts: results.texts.len() as u64,
-        ..Sizes::default()
     };
-    let mut out = Tables { file, at: HEAD as u64, buffer: Vec::new(), sum: Checksum::default() };
-    put_tables(&mut out, &mut sizes, ids, &links, &results)?;
     let (end, sum) = out.finish()?;
     file.write_all_at(&results.heads, end)?;
     file.write_all_at(&results.texts, end + results.heads.len() as u64)?;
@@ -83,7 +91,9 @@ struct Row {
     operation: u32,
     source: u32,
     input: u32,
-    output: i64,
+    /// The output, in halves to save room.
+    high: i32,
+    low: u32,
     /// One more than the number of the digest, or 0.
     selector: u32,
     target: u32,
@@ -112,32 +122,32 @@ impl Links {
                 let operation = known.map_or_else(|| digests.add(&link.digest), |(_, number)| number);
                 before = Some((link.digest, operation));
                 let selector = link.selector.map_or(0, |selector| digests.add(&selector) + 1);
-                let (input, output) = (link.input, link.output);
-                rows.push(Row { operation, source, input, output, selector, target });
+                let (input, high, low) = (link.input, (link.output >> 32) as i32, link.output as u32);
+                rows.push(Row { operation, source, input, high, low, selector, target });
             }
         }
         rows.sort_unstable();
         Self { rows, digests: digests.into_digests() }
     }
+}
 
-    /// Where the links to each node start among the second, the numbers of links by target.
-    fn by_target(&self, nodes: usize) -> (Vec<u32>, Vec<u32>) {
-        let starts = starts(self.rows.iter().map(|row| row.target), nodes);
-        let mut next = starts.clone();
-        let mut incoming = vec![0; self.rows.len()];
-        for (number, row) in (0u32..).zip(&self.rows) {
-            let place = &mut next[row.target as usize];
-            incoming[*place as usize] = number;
-            *place += 1;
-        }
-        (starts, incoming)
+/// The numbers of links by target, where the links to each node start in `starts`.
+fn by_target(rows: &[Row], starts: &[u32]) -> Vec<u32> {
+    let mut next = starts.to_vec();
+    let mut incoming = vec![0; rows.len()];
+    for (number, row) in (0u32..).zip(rows) {
+        let place = &mut next[row.target as usize];
+        incoming[*place as usize] = number;
+        *place += 1;
     }
+    incoming
+}
 
-    fn leaving(&self, nodes: usize) -> Vec<u32> {
-        let mut leaving = vec![0; nodes];
-        self.rows.iter().for_each(|row| leaving[row.source as usize] += 1);
-        leaving
-    }
+/// How many links leave each node.
+fn leaving(rows: &[Row], nodes: usize) -> Vec<u32> {
+    let mut leaving = vec![0; nodes];
+    rows.iter().for_each(|row| leaving[row.source as usize] += 1);
+    leaving
 }
 
 /// Where the entries of each owner start, and where the last ones end.
@@ -180,34 +190,34 @@ fn count(things: usize) -> u32 {
     u32::try_from(things).expect("a snapshot holds fewer than 2^32 of anything")
 }
 
-/// Puts the tables one after another, and notes how many slots they have.
-fn put_tables(
+/// Puts everything up to the results: digests and links.
+fn put_links(
     out: &mut Tables<'_>,
-    sizes: &mut Sizes,
-    ids: impl ExactSizeIterator<Item = Digest> + Clone,
-    links: &Links,
-    results: &Results,
+    ids: impl ExactSizeIterator<Item = Digest>,
+    digests: &[Digest],
+    rows: &[Row],
 ) -> io::Result<()> {
     let nodes = ids.len();
-    for digest in ids.clone().chain(links.digests.iter().copied()) {
+    for digest in ids.chain(digests.iter().copied()) {
         out.put(digest.as_bytes())?;
     }
-    out.put_numbers(&starts(links.rows.iter().map(|row| row.operation), links.digests.len()))?;
-    for row in &links.rows {
+    out.put_numbers(&starts(rows.iter().map(|row| row.operation), digests.len()))?;
+    for row in rows {
+        let output = [row.low, row.high.cast_unsigned()];
         out.put_numbers(&[row.source, row.target, row.input, row.selector])?;
-        out.put(&row.output.to_le_bytes())?;
+        out.put_numbers(&output)?;
     }
-    let (incoming_starts, incoming) = links.by_target(nodes);
-    out.put_numbers(&incoming_starts)?;
-    out.put_numbers(&incoming)?;
-    out.put_numbers(&links.leaving(nodes))?;
-    out.put_numbers(&results.starts)?;
-    out.put_numbers(&[results.count()])?;
-    let node_slots = slots(ids);
-    out.put_numbers(&node_slots)?;
-    let digest_slots = slots(links.digests.iter().copied());
-    (sizes.node_slots, sizes.digest_slots) = (count(node_slots.len()), count(digest_slots.len()));
-    out.put_numbers(&digest_slots)
+    let starts = starts(rows.iter().map(|row| row.target), nodes);
+    out.put_numbers(&starts)?;
+    out.put_numbers(&by_target(rows, &starts))?;
+    out.put_numbers(&leaving(rows, nodes))
+}
+
+/// Puts the slots of some digests, and returns how many slots these are.
+fn put_slots(out: &mut Tables<'_>, digests: impl ExactSizeIterator<Item = Digest>) -> io::Result<u32> {
+    let slots = slots(digests);
+    out.put_numbers(&slots)?;
+    Ok(count(slots.len()))
 }
 
 fn head(sizes: &Sizes, generation: u64, tables: u64) -> Vec<u8> {
