@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 
-pub(crate) use arena::{Arena, Id};
+pub(crate) use arena::{Arena, Id, Ids};
 pub(crate) use call::Call;
 pub(crate) use edge::{Failure, Level};
 

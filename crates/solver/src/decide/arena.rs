@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
-use std::ops::{Index, IndexMut};
+use std::ops::{Deref, Index, IndexMut};
 
 /// A number in an [`Arena`] of `T`; one more than it, so that no number takes no room.
 pub(crate) struct Id<T>(NonZeroU32, PhantomData<fn() -> T>);
@@ -61,6 +61,34 @@ impl<T> std::hash::Hash for Id<T> {
 impl<T> std::fmt::Debug for Id<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "#{}", self.number())
+    }
+}
+
+/// Ids that stay as they are; usually there are at most four.
+pub(crate) enum Ids<T> {
+    Few { count: u8, ids: [Id<T>; 4] },
+    Many(Box<[Id<T>]>),
+}
+
+impl<T> From<&[Id<T>]> for Ids<T> {
+    fn from(all: &[Id<T>]) -> Self {
+        let mut ids = [Id::from_number(0); 4];
+        match ids.get_mut(..all.len()) {
+            Some(place) => place.copy_from_slice(all),
+            None => return Self::Many(all.into()),
+        }
+        Self::Few { count: all.len() as u8, ids }
+    }
+}
+
+impl<T> Deref for Ids<T> {
+    type Target = [Id<T>];
+
+    fn deref(&self) -> &[Id<T>] {
+        match self {
+            Self::Few { count, ids } => &ids[..usize::from(*count)],
+            Self::Many(ids) => ids,
+        }
     }
 }
 

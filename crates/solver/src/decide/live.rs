@@ -23,7 +23,7 @@ use crate::result::SharedResult;
 
 use super::call::Progress;
 use super::edge::{EdgeState, Level, Work};
-use super::{Arena, Core, EdgeId, Effect, JobId, JobState, VertexId};
+use super::{Arena, Core, EdgeId, Effect, Ids, JobId, JobState, VertexId};
 
 /// A live vertex.
 pub(crate) struct Live {
@@ -40,7 +40,7 @@ pub(crate) struct Live {
     shadows: u32,
     /// Nothing but calls under way and vertices like it refer to it: new builds do not join it.
     unwanted: bool,
-    pub(crate) inputs: Box<[EdgeId]>,
+    pub(crate) inputs: Ids<EdgeState>,
     pub(crate) first_edge: Option<EdgeId>,
     pub(crate) maps: Few<CacheMap>,
     pub(crate) maps_done: bool,
@@ -48,9 +48,35 @@ pub(crate) struct Live {
     pub(crate) exec: Progress<Few<SharedResult>>,
     /// True while a running exec takes up room.
     pub(crate) has_slot: bool,
-    pub(crate) finish: Option<Finish>,
+    pub(crate) finish: Option<Rest>,
     /// What most vertices do without.
     rare: Option<Box<Rare>>,
+}
+
+/// How a vertex came to rest: a [`Finish`] whose message stands elsewhere in the vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    Ran,
+    Cached,
+    Shared,
+    Skipped,
+    NotNeeded,
+    Failed,
+    Cancelled,
+}
+
+impl From<&Finish> for Rest {
+    fn from(finish: &Finish) -> Self {
+        match finish {
+            Finish::Ran => Self::Ran,
+            Finish::Cached => Self::Cached,
+            Finish::Shared => Self::Shared,
+            Finish::Skipped => Self::Skipped,
+            Finish::NotNeeded => Self::NotNeeded,
+            Finish::Failed(_) => Self::Failed,
+            Finish::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -71,7 +97,7 @@ impl Live {
         apart: bool,
         cache: Arc<CombinedCache>,
         rank: u32,
-        inputs: Box<[EdgeId]>,
+        inputs: Ids<EdgeState>,
     ) -> Self {
         Self {
             def,
@@ -131,6 +157,22 @@ impl Live {
     pub(crate) fn origin(&self) -> Origin {
         let export = self.def.options.as_ref().and_then(|o| o.export);
         Origin { cache: Arc::clone(&self.cache), vertex: self.def.digest, export }
+    }
+
+    /// How it came to rest, if it has.
+    pub(crate) fn finish(&self) -> Option<Finish> {
+        Some(match self.finish? {
+            Rest::Ran => Finish::Ran,
+            Rest::Cached => Finish::Cached,
+            Rest::Shared => Finish::Shared,
+            Rest::Skipped => Finish::Skipped,
+            Rest::NotNeeded => Finish::NotNeeded,
+            Rest::Cancelled => Finish::Cancelled,
+            Rest::Failed => match &self.exec {
+                Progress::Failed(failure) => Finish::Failed(failure.cause.to_string()),
+                _ => return None,
+            },
+        })
     }
 
     pub(crate) fn label(&self) -> VertexLabel {

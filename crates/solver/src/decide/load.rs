@@ -21,6 +21,8 @@ pub(super) struct Load<'a> {
     /// Inputs of definitions that joined a live vertex made from others: they live with the owner
     /// although nothing uses them.
     unused: Vec<VertexId>,
+    /// Reused by every vertex.
+    inputs: Vec<EdgeId>,
 }
 
 impl Load<'_> {
@@ -67,7 +69,8 @@ impl Core {
             Owner::Job(job) => (Vec::new(), self.jobs.get(&job).filter(|j| j.watched).map(|_| job)),
             Owner::Vertex(vertex) => (self.sources_of(vertex), None),
         };
-        Load { graph, sources, watcher, loaded: vec![0; graph.len()], unused: Vec::new() }
+        let (loaded, unused, inputs) = (vec![0; graph.len()], Vec::new(), Vec::new());
+        Load { graph, sources, watcher, loaded, unused, inputs }
     }
 
     pub(super) fn load_targets(
@@ -171,7 +174,7 @@ impl Core {
 
     /// A definition joins the live vertex of its digest, whatever that was made from.
     fn join(&mut self, load: &mut Load<'_>, vertex: VertexId, def: &Arc<Vertex>) -> VertexId {
-        for (input, edge) in def.inputs.iter().zip(&self.vertices[vertex].inputs) {
+        for (input, edge) in def.inputs.iter().zip(self.vertices[vertex].inputs.iter()) {
             let loaded = VertexId::from_number(load.loaded[input.vertex.0 as usize] - 1);
             if self.edges[*edge].vertex != loaded {
                 load.unused.push(loaded);
@@ -187,18 +190,18 @@ impl Core {
     }
 
     fn add(&mut self, load: &mut Load<'_>, def: &Arc<Vertex>, apart: bool) -> VertexId {
-        let mut inputs = Vec::with_capacity(def.inputs.len());
+        load.inputs.clear();
         let mut rank = 0;
         for input in &def.inputs {
             let below = VertexId::from_number(load.loaded[input.vertex.0 as usize] - 1);
             self.keep(below);
             rank = rank.max(self.vertices[below].rank + 1);
-            inputs.push(self.edge(below, input.output));
+            load.inputs.push(self.edge(below, input.output));
         }
         let sources = load.sources.iter().chain(def.options.iter().flat_map(|o| &o.cache_sources));
         let sources: Vec<_> = sources.cloned().collect();
         let cache = if sources.is_empty() { Arc::clone(&self.cache) } else { self.combine(&sources) };
-        let live = Live::new(Arc::clone(def), apart, cache, rank, inputs.into());
+        let live = Live::new(Arc::clone(def), apart, cache, rank, (&load.inputs[..]).into());
         let vertex = self.vertices.insert(live);
         self.names.add(vertex, &self.vertices);
         if def.op.blocking() != Blocking::Always {

@@ -33,7 +33,7 @@ impl Core {
         };
         let def = Arc::clone(&live.def);
         let running = matches!(live.exec, Progress::Running).then_some(Change::Started);
-        let finish = live.finish.clone().map(Change::Finished);
+        let finish = live.finish().map(Change::Finished);
         for change in [Some(announced), running, finish].into_iter().flatten() {
             let news = News { jobs: vec![job], def: Arc::clone(&def), change };
             self.effects.push(Effect::Progress(Box::new(news)));
@@ -80,7 +80,7 @@ impl Core {
     pub(super) fn report(&mut self, vertex: VertexId, change: Change) {
         let live = &mut self.vertices[vertex];
         if let Change::Finished(finish) = &change {
-            live.finish = Some(finish.clone());
+            live.finish = Some(finish.into());
         }
         if !live.watchers().is_empty() {
             let (jobs, def) = (live.watchers().to_vec(), Arc::clone(&live.def));
