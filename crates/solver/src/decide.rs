@@ -67,6 +67,9 @@ use starts::Starts;
 pub(crate) type VertexId = Id<Live>;
 pub(crate) type EdgeId = Id<EdgeState>;
 
+/// So much room empty queues keep.
+const SPARE: usize = 1 << 12;
+
 /// A job; numbers are never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct JobId(u64);
@@ -276,8 +279,19 @@ impl Core {
             } else if let Some(edge) = self.starts.pop() {
                 self.start(edge);
             } else {
+                self.shrink();
                 return std::mem::take(&mut self.effects);
             }
+        }
+    }
+
+    /// Gives back the room that many edges at once took up in queues.
+    fn shrink(&mut self) {
+        self.looks.shrink_to(SPARE);
+        self.shares.shrink_to(SPARE);
+        self.starts.shrink();
+        if self.slots.waiting.is_empty() {
+            self.slots.waiting.shrink_to(SPARE);
         }
     }
 

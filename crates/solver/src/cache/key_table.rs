@@ -62,6 +62,16 @@ struct Port {
     output: i64,
 }
 
+/// A link to some key by the numbers of a table.
+#[derive(Clone, Copy)]
+pub(crate) struct LinkNumbers {
+    pub(crate) source: u32,
+    pub(crate) input: u32,
+    pub(crate) output: i64,
+    pub(crate) operation: u32,
+    pub(crate) selector: Option<u32>,
+}
+
 struct Link {
     label: Label,
     target: u32,
@@ -190,10 +200,34 @@ impl KeyTable {
     }
 
     /// What leads to a node, the latest first.
-    pub(crate) fn incoming(&self, number: u32) -> impl Iterator<Item = (u32, CacheInfoLink)> {
+    fn incoming(&self, number: u32) -> impl Iterator<Item = (u32, CacheInfoLink)> {
+        self.links_to(number).map(|at| (self.links[at as usize].label.source, self.link(at)))
+    }
+
+    fn links_to(&self, number: u32) -> impl Iterator<Item = u32> {
         let first = Some(self.nodes[number as usize].incoming).filter(|at| *at != NONE);
         let next = |at: &u32| Some(self.links[*at as usize].next_incoming).filter(|next| *next != NONE);
-        std::iter::successors(first, next).map(|at| (self.links[at as usize].label.source, self.link(at)))
+        std::iter::successors(first, next)
+    }
+
+    /// What leads to a node, the latest first, by numbers.
+    pub(crate) fn numbered_incoming(&self, number: u32) -> impl Iterator<Item = LinkNumbers> {
+        self.links_to(number).map(|at| {
+            let Label { source, operation, port } = self.links[at as usize].label;
+            let Port { input, selector, output } = self.ports[port as usize];
+            let selector = (selector != NONE).then_some(selector);
+            LinkNumbers { source, input, output, operation, selector }
+        })
+    }
+
+    /// The digest of a number in [`LinkNumbers`].
+    pub(crate) fn digest(&self, number: u32) -> Digest {
+        self.digests.digest(number)
+    }
+
+    /// Greater than every number of a digest.
+    pub(crate) fn digest_end(&self) -> u32 {
+        self.digests.end()
     }
 
     /// What leads away from a key, and where to; the latest first.

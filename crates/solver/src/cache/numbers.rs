@@ -52,11 +52,6 @@ impl Numbers {
         self.digests[number as usize]
     }
 
-    /// All digests by number, if none was forgotten.
-    pub(crate) fn into_digests(self) -> Vec<Digest> {
-        self.digests
-    }
-
     /// Greater than every number in use.
     pub(crate) fn end(&self) -> u32 {
         u32::try_from(self.digests.len()).expect("a cache holds fewer than 2^32 keys")

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{EdgeId, VertexId};
+use super::{EdgeId, SPARE, VertexId};
 
 /// The rank of its vertex, the vertex, and the edge: consumers first, and among equals those that
 /// came first.
@@ -24,6 +24,12 @@ pub(super) struct Starts {
 impl Starts {
     pub(super) fn push(&mut self, rank: u32, vertex: VertexId, edge: EdgeId) {
         self.new.push((rank, Reverse(vertex), edge));
+    }
+
+    /// Gives back the room that a wave of many took up.
+    pub(super) fn shrink(&mut self) {
+        self.new.shrink_to(SPARE);
+        self.sorted.shrink_to(SPARE);
     }
 
     pub(super) fn pop(&mut self) -> Option<EdgeId> {

@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicU32, Ordering as Memory};
 use quern_core::Digest;
 
 use crate::cache::Timestamp;
+use crate::cache::key_table::LinkNumbers;
 use crate::cache::storage::{CacheInfoLink, CacheResult};
 use crate::key::KeyId;
 
@@ -303,17 +304,35 @@ impl Base {
 
     /// What leads to a node.
     pub(super) fn sources(&self, node: u32) -> impl Iterator<Item = (u32, CacheInfoLink)> {
-        let at = self.places.incoming_starts + 4 * node as usize;
-        let incoming = move |place: u32| self.u32(self.places.incoming + 4 * place as usize);
-        (self.u32(at)..self.u32(at + 4)).map(move |place| self.link(incoming(place)))
+        self.numbered_sources(node).map(|link| {
+            let LinkNumbers { source, input, output, operation, selector } = link;
+            let (digest, selector) =
+                (self.digest_at(operation), selector.map(|number| self.digest_at(number)));
+            (source, CacheInfoLink { input, output, digest, selector })
+        })
     }
 
-    /// A link and the node it leaves.
-    fn link(&self, number: u32) -> (u32, CacheInfoLink) {
+    /// What leads to a node, by numbers.
+    pub(super) fn numbered_sources(&self, node: u32) -> impl Iterator<Item = LinkNumbers> {
+        let at = self.places.incoming_starts + 4 * node as usize;
+        let incoming = move |place: u32| self.u32(self.places.incoming + 4 * place as usize);
+        (self.u32(at)..self.u32(at + 4)).map(move |place| self.link_numbers(incoming(place)))
+    }
+
+    fn link_numbers(&self, number: u32) -> LinkNumbers {
         let Row { source, input, selector, output, .. } = self.row(number);
-        let digest = |number: u32| self.digest(self.places.digests + 32 * number as usize);
-        let (digest, selector) = (digest(self.operation_of(number)), selector.checked_sub(1).map(digest));
-        (source, CacheInfoLink { input, output, digest, selector })
+        let (operation, selector) = (self.operation_of(number), selector.checked_sub(1));
+        LinkNumbers { source, input, output, operation, selector }
+    }
+
+    /// The digest of a number of an operation or selector.
+    pub(super) fn digest_at(&self, number: u32) -> Digest {
+        self.digest(self.places.digests + 32 * number as usize)
+    }
+
+    /// How many digests of operations and selectors there are.
+    pub(super) fn digests(&self) -> u32 {
+        self.sizes.digests
     }
 
     /// The operation among whose links one is: the last whose links start no later.

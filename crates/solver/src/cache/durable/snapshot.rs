@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use quern_core::Digest;
 
-use crate::cache::numbers::Numbers;
+use crate::cache::key_table::LinkNumbers;
 use crate::cache::storage::CacheResult;
 use crate::few::Few;
 
@@ -20,9 +20,10 @@ pub(super) fn write(file: &File, table: &Table, generation: u64) -> io::Result<(
     let ids = old_numbers.iter().map(|number| table.id(*number).0);
     let mut out = Tables { file, at: HEAD as u64, buffer: Vec::new(), sum: Checksum::default() };
     // Each thing is made when its turn comes: a whole table is in memory besides.
-    let Links { rows, digests } = Links::of(table, &old_numbers);
+    let (rows, digests) = links_of(table, &old_numbers);
+    let digests = digests.iter().map(|number| table.digest(*number));
     let (nodes, links) = (count(ids.len()), count(rows.len()));
-    put_links(&mut out, ids.clone(), &digests, &rows)?;
+    put_links(&mut out, ids.clone(), digests.clone(), &rows)?;
     drop(rows);
     let mut results = Results::default();
     results.starts.reserve_exact(old_numbers.len());
@@ -38,7 +39,7 @@ pub(super) fn write(file: &File, table: &Table, generation: u64) -> io::Result<(
         digests: count(digests.len()),
         results: results.count(),
         node_slots: put_slots(&mut out, ids)?,
-        digest_slots: put_slots(&mut out, digests.into_iter())?,
+        digest_slots: put_slots(&mut out, digests)?,
         texts: results.texts.len() as u64,
     };
     let (end, sum) = out.finish()?;
@@ -99,36 +100,58 @@ struct Row {
     target: u32,
 }
 
-struct Links {
-    rows: Vec<Row>,
-    digests: Vec<Digest>,
+/// Digests in the order in which links come to need them, by their numbers in the table.
+struct Digests {
+    old: Vec<u32>,
+    /// One more than the new number, by the old one.
+    new: Vec<u32>,
 }
 
-impl Links {
-    fn of(table: &Table, old_numbers: &[u32]) -> Self {
-        let mut new_numbers = vec![0; table.end() as usize];
-        for (new, old) in (0u32..).zip(old_numbers) {
-            new_numbers[*old as usize] = new;
-        }
-        let (mut rows, mut digests) = (Vec::with_capacity(table.link_count()), Numbers::default());
-        // What leads to a node is mostly for one operation.
-        let mut before: Option<(Digest, u32)> = None;
-        for (target, old) in (0u32..).zip(old_numbers) {
-            let mut incoming = table.incoming(*old);
-            incoming.iter_mut().for_each(|(source, _)| *source = new_numbers[*source as usize]);
-            incoming.sort_unstable();
-            for (source, link) in incoming {
-                let known = before.filter(|(digest, _)| *digest == link.digest);
-                let operation = known.map_or_else(|| digests.add(&link.digest), |(_, number)| number);
-                before = Some((link.digest, operation));
-                let selector = link.selector.map_or(0, |selector| digests.add(&selector) + 1);
-                let (input, high, low) = (link.input, (link.output >> 32) as i32, link.output as u32);
-                rows.push(Row { operation, source, input, high, low, selector, target });
-            }
-        }
-        rows.sort_unstable();
-        Self { rows, digests: digests.into_digests() }
+impl Digests {
+    fn of(table: &Table) -> Self {
+        Self { old: Vec::new(), new: vec![0; table.digest_end() as usize] }
     }
+
+    /// The new number of a digest.
+    fn add(&mut self, old: u32) -> u32 {
+        let new = &mut self.new[old as usize];
+        if *new == 0 {
+            self.old.push(old);
+            *new = count(self.old.len());
+        }
+        *new - 1
+    }
+}
+
+/// All links, and the digests they need.
+fn links_of(table: &Table, old_numbers: &[u32]) -> (Vec<Row>, Vec<u32>) {
+    let mut new_numbers = vec![0; table.end() as usize];
+    for (new, old) in (0u32..).zip(old_numbers) {
+        new_numbers[*old as usize] = new;
+    }
+    let (mut rows, mut digests) = (Vec::with_capacity(table.link_count()), Digests::of(table));
+    let mut incoming = Vec::new();
+    for (target, old) in (0u32..).zip(old_numbers) {
+        incoming.clear();
+        table.incoming(*old, &mut incoming);
+        incoming.iter_mut().for_each(|link| link.source = new_numbers[link.source as usize]);
+        // Digests get their numbers in an order that follows from the content alone.
+        let name =
+            |link: &LinkNumbers| (table.digest(link.operation), link.selector.map(|s| table.digest(s)));
+        incoming.sort_unstable_by(|a, b| {
+            let place = |link: &LinkNumbers| (link.source, link.input, link.output);
+            place(a).cmp(&place(b)).then_with(|| name(a).cmp(&name(b)))
+        });
+        for link in &incoming {
+            let operation = digests.add(link.operation);
+            let selector = link.selector.map_or(0, |selector| digests.add(selector) + 1);
+            let (high, low) = ((link.output >> 32) as i32, link.output as u32);
+            let (source, input) = (link.source, link.input);
+            rows.push(Row { operation, source, input, high, low, selector, target });
+        }
+    }
+    rows.sort_unstable();
+    (rows, digests.old)
 }
 
 /// The numbers of links by target, where the links to each node start in `starts`.
@@ -194,14 +217,14 @@ fn count(things: usize) -> u32 {
 fn put_links(
     out: &mut Tables<'_>,
     ids: impl ExactSizeIterator<Item = Digest>,
-    digests: &[Digest],
+    digests: impl ExactSizeIterator<Item = Digest>,
     rows: &[Row],
 ) -> io::Result<()> {
-    let nodes = ids.len();
-    for digest in ids.chain(digests.iter().copied()) {
+    let (nodes, operations) = (ids.len(), digests.len());
+    for digest in ids.chain(digests) {
         out.put(digest.as_bytes())?;
     }
-    out.put_numbers(&starts(rows.iter().map(|row| row.operation), digests.len()))?;
+    out.put_numbers(&starts(rows.iter().map(|row| row.operation), operations))?;
     for row in rows {
         let output = [row.low, row.high.cast_unsigned()];
         out.put_numbers(&[row.source, row.target, row.input, row.selector])?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use quern_core::Digest;
 
-use crate::cache::key_table::KeyTable;
+use crate::cache::key_table::{KeyTable, LinkNumbers};
 use crate::cache::storage::{CacheInfoLink, CacheResult, Era, NumberedKeys, common};
 use crate::key::KeyId;
 
@@ -197,16 +197,45 @@ impl Table {
         old.chain(self.extra.sources(id)).collect()
     }
 
-    /// What leads to a key, by numbers.
-    pub(super) fn incoming(&self, number: u32) -> Vec<(u32, CacheInfoLink)> {
+    /// Appends what leads to a key, by numbers.
+    pub(super) fn incoming(&self, number: u32, links: &mut Vec<LinkNumbers>) {
         let nodes = self.base.nodes();
-        let old = (number < nodes).then(|| self.base.sources(number));
+        if number < nodes {
+            links.extend(self.base.numbered_sources(number));
+        }
         let new = match number.checked_sub(nodes) {
             Some(number) => Some(number),
             None => self.extra.number(&self.base.id(number)),
         };
-        let new = new.into_iter().flat_map(|number| self.extra.incoming(number));
-        old.into_iter().flatten().chain(new.map(|(source, link)| (self.counted_on(source), link))).collect()
+        let new = new.into_iter().flat_map(|number| self.extra.numbered_incoming(number));
+        links.extend(new.map(|link| LinkNumbers {
+            source: self.counted_on(link.source),
+            operation: self.digest_counted_on(link.operation),
+            selector: link.selector.map(|number| self.digest_counted_on(number)),
+            ..link
+        }));
+    }
+
+    /// The digest of an operation or selector by its number among all.
+    pub(super) fn digest(&self, number: u32) -> Digest {
+        match number.checked_sub(self.base.digests()) {
+            None => self.base.digest_at(number),
+            Some(number) => self.extra.digest(number),
+        }
+    }
+
+    /// Greater than every number of a digest.
+    pub(super) fn digest_end(&self) -> u32 {
+        self.base.digests() + self.extra.digest_end()
+    }
+
+    /// The number of a digest among all, from that among what was added.
+    fn digest_counted_on(&self, number: u32) -> u32 {
+        if self.base.digests() == 0 {
+            return number;
+        }
+        let old = self.base.number(&self.extra.digest(number), 0);
+        old.unwrap_or(self.base.digests() + number)
     }
 
     /// The number of a key among all, from that among what was added.
