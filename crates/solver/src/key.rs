@@ -130,7 +130,10 @@ struct KeyData {
     names: Box<[Name]>,
     /// What most keys do without.
     rare: Option<Box<Rare>>,
-    origin: Option<Origin>,
+    /// The cache and the vertex of its origin.
+    origin: Option<(Arc<CombinedCache>, Digest)>,
+    /// The rest of its origin, apart to save room.
+    export: Option<bool>,
     /// The era of a storage that has this key, and every link that leads here from further up.
     era: AtomicU64,
 }
@@ -261,7 +264,9 @@ impl CacheKey {
     ) -> Self {
         let inputs = u32::try_from(inputs).expect("few inputs");
         let era = AtomicU64::new(0);
-        Self(Arc::new(KeyData { id, digest, output, inputs, names, rare, origin, era }))
+        let export = origin.as_ref().and_then(|origin| origin.export);
+        let origin = origin.map(|origin| (origin.cache, origin.vertex));
+        Self(Arc::new(KeyData { id, digest, output, inputs, names, rare, origin, export, era }))
     }
 
     /// A key whose id is known from a storage, and nothing of its inputs.
@@ -299,17 +304,19 @@ impl CacheKey {
     }
 
     fn changed(&self, change: impl FnOnce(&mut KeyData)) -> Self {
-        let KeyData { id, digest, output, inputs, ref names, ref rare, ref origin, ref era } = *self.0;
+        let KeyData { id, digest, output, inputs, ref names, ref rare, ref origin, export, ref era } =
+            *self.0;
         let (names, rare, origin) = (names.clone(), rare.clone(), origin.clone());
         let era = AtomicU64::new(era.load(Ordering::Relaxed));
-        let mut data = KeyData { id, digest, output, inputs, names, rare, origin, era };
+        let mut data = KeyData { id, digest, output, inputs, names, rare, origin, export, era };
         change(&mut data);
         Self(Arc::new(data))
     }
 
     /// The same key with what an exporter needs to know.
     pub(crate) fn at(&self, origin: Origin) -> Self {
-        self.changed(|data| data.origin = Some(origin))
+        let Origin { cache, vertex, export } = origin;
+        self.changed(|data| (data.origin, data.export) = (Some((cache, vertex)), export))
     }
 
     /// The same key under the id a cache knows it by.
@@ -385,8 +392,15 @@ impl CacheKey {
         self.0.rare.as_ref().map_or(&[], |rare| &rare.learned)
     }
 
-    pub(crate) fn origin(&self) -> Option<&Origin> {
-        self.0.origin.as_ref()
+    /// Where it was found or made.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        let (cache, vertex) = self.0.origin.clone()?;
+        Some(Origin { cache, vertex, export: self.0.export })
+    }
+
+    /// The cache it was found in or made for.
+    pub(crate) fn cache(&self) -> Option<&Arc<CombinedCache>> {
+        self.0.origin.as_ref().map(|(cache, _)| cache)
     }
 }
 

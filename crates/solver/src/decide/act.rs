@@ -271,9 +271,8 @@ impl Core {
             Ok(records) => {
                 let live = &self.vertices[vertex];
                 // The vertex may have got more caches meanwhile.
-                let is_up_to_date = |key: &CacheKey| {
-                    key.origin().is_some_and(|origin| Arc::ptr_eq(&origin.cache, live.cache()))
-                };
+                let is_up_to_date =
+                    |key: &CacheKey| key.cache().is_some_and(|cache| Arc::ptr_eq(cache, live.cache()));
                 let known = |record: CacheRecord| {
                     let key =
                         if is_up_to_date(&record.key) { record.key } else { record.key.at(live.origin()) };

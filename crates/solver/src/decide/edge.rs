@@ -57,7 +57,7 @@ pub(crate) struct Dep {
     /// How many of the input's keys were looked up.
     pub(crate) seen: u32,
     /// Nodes that this edge could be, as far as this input tells.
-    pub(crate) matched: Few<KeyId>,
+    pub(crate) matched: Vec<KeyId>,
     pub(crate) content: Content,
 }
 
@@ -80,7 +80,7 @@ impl Dep {
             place: 0,
             demand: Level::Nothing,
             seen: 0,
-            matched: Few::None,
+            matched: Vec::new(),
             content: Content::Unknown,
         }
     }

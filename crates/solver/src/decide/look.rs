@@ -12,7 +12,6 @@ use quern_core::Digest;
 use crate::cache::{CacheManager, Query, QueryKey};
 use crate::error::{CacheError, VertexError};
 use crate::export::KeyExporter;
-use crate::few::Few;
 use crate::key::{CacheKey, CacheKeyWithSelector, ExportableCacheKey, KeyId};
 use crate::op::KeyScope;
 
@@ -318,7 +317,7 @@ impl Core {
     fn add_matching_keys(&mut self, edge: EdgeId) -> Result<(), CacheError> {
         let state = &self.edges[edge];
         let mut new: Vec<KeyId> = Vec::new();
-        for id in state.deps[0].matched.iter() {
+        for id in &state.deps[0].matched {
             let everywhere = state.deps[1..].iter().all(|dep| dep.matched.contains(id));
             if everywhere && !state.keys.iter().any(|key| key.id() == *id) {
                 new.push(*id);
@@ -516,7 +515,7 @@ fn look_up(
     output: u32,
     dep: usize,
     keys: &[QueryKey<'_>],
-    matched: &mut Few<KeyId>,
+    matched: &mut Vec<KeyId>,
 ) -> Result<bool, CacheError> {
     if live.ignores_cache() {
         return Ok(false);

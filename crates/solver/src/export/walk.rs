@@ -205,7 +205,7 @@ impl Walk<'_, '_> {
         inputs: &[Vec<CacheLink>],
         results: &[CacheExportResult],
     ) -> Result<Records, CacheError> {
-        let stores = key.origin().map(|origin| origin.cache.stores()).unwrap_or_default();
+        let stores = key.cache().map(|cache| cache.stores()).unwrap_or_default();
         if !self.options.ignore_backlinks {
             for (number, store) in stores.iter().enumerate() {
                 let id = store.resolve(key)?;
