@@ -8,6 +8,7 @@ use quern_core::Digest;
 
 use crate::cache::key_table::LinkNumbers;
 use crate::cache::storage::CacheResult;
+use crate::digest_map::DigestMap;
 use crate::few::Few;
 
 use super::base::{HEAD, MAGIC, RESULT, Sizes, VERSION, slot_hash};
@@ -20,10 +21,10 @@ pub(super) fn write(file: &File, table: &Table, generation: u64) -> io::Result<(
     let ids = old_numbers.iter().map(|number| table.id(*number).0);
     let mut out = Tables { file, at: HEAD as u64, buffer: Vec::new(), sum: Checksum::default() };
     // Each thing is made when its turn comes: a whole table is in memory besides.
-    let (rows, digests) = links_of(table, &old_numbers);
+    let Links { rows, ports, digests } = links_of(table, &old_numbers);
     let digests = digests.iter().map(|number| table.digest(*number));
     let (nodes, links) = (count(ids.len()), count(rows.len()));
-    put_links(&mut out, ids.clone(), digests.clone(), &rows)?;
+    put_links(&mut out, ids.clone(), digests.clone(), (&rows, &ports))?;
     drop(rows);
     let mut results = Results::default();
     results.starts.reserve_exact(old_numbers.len());
@@ -91,13 +92,25 @@ impl Tables<'_> {
 struct Row {
     operation: u32,
     source: u32,
+    /// The place of its [`Port`] among all.
+    port: u32,
+    target: u32,
+}
+
+/// Which input and output of an operation links are for; most links share a few.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Port {
     input: u32,
-    /// The output, in halves to save room.
-    high: i32,
-    low: u32,
+    output: i64,
     /// One more than the number of the digest, or 0.
     selector: u32,
-    target: u32,
+}
+
+/// All links in order, their ports, and the digests they need by their numbers in the table.
+struct Links {
+    rows: Vec<Row>,
+    ports: Vec<Port>,
+    digests: Vec<u32>,
 }
 
 /// Digests in the order in which links come to need them, by their numbers in the table.
@@ -123,14 +136,13 @@ impl Digests {
     }
 }
 
-/// All links, and the digests they need.
-fn links_of(table: &Table, old_numbers: &[u32]) -> (Vec<Row>, Vec<u32>) {
+fn links_of(table: &Table, old_numbers: &[u32]) -> Links {
     let mut new_numbers = vec![0; table.end() as usize];
     for (new, old) in (0u32..).zip(old_numbers) {
         new_numbers[*old as usize] = new;
     }
     let (mut rows, mut digests) = (Vec::with_capacity(table.link_count()), Digests::of(table));
-    let mut incoming = Vec::new();
+    let (mut ports, mut incoming) = (DigestMap::default(), Vec::new());
     for (target, old) in (0u32..).zip(old_numbers) {
         incoming.clear();
         table.incoming(*old, &mut incoming);
@@ -145,13 +157,27 @@ fn links_of(table: &Table, old_numbers: &[u32]) -> (Vec<Row>, Vec<u32>) {
         for link in &incoming {
             let operation = digests.add(link.operation);
             let selector = link.selector.map_or(0, |selector| digests.add(selector) + 1);
-            let (high, low) = ((link.output >> 32) as i32, link.output as u32);
-            let (source, input) = (link.source, link.input);
-            rows.push(Row { operation, source, input, high, low, selector, target });
+            let next = count(ports.len());
+            let port = Port { input: link.input, output: link.output, selector };
+            let port = *ports.entry(port).or_insert(next);
+            rows.push(Row { operation, source: link.source, port, target });
         }
     }
+    let ports = in_order(ports, &mut rows);
     rows.sort_unstable();
-    (rows, digests.old)
+    Links { rows, ports, digests: digests.old }
+}
+
+/// Numbers ports by their order, so that links of one operation and source follow it.
+fn in_order(ports: DigestMap<Port, u32>, rows: &mut [Row]) -> Vec<Port> {
+    let mut ports: Vec<(Port, u32)> = ports.into_iter().collect();
+    ports.sort_unstable();
+    let mut places = vec![0; ports.len()];
+    for (place, (_, port)) in (0u32..).zip(&ports) {
+        places[*port as usize] = place;
+    }
+    rows.iter_mut().for_each(|row| row.port = places[row.port as usize]);
+    ports.into_iter().map(|(port, _)| port).collect()
 }
 
 /// The numbers of links by target, where the links to each node start in `starts`.
@@ -218,7 +244,7 @@ fn put_links(
     out: &mut Tables<'_>,
     ids: impl ExactSizeIterator<Item = Digest>,
     digests: impl ExactSizeIterator<Item = Digest>,
-    rows: &[Row],
+    (rows, ports): (&[Row], &[Port]),
 ) -> io::Result<()> {
     let (nodes, operations) = (ids.len(), digests.len());
     for digest in ids.chain(digests) {
@@ -226,9 +252,9 @@ fn put_links(
     }
     out.put_numbers(&starts(rows.iter().map(|row| row.operation), operations))?;
     for row in rows {
-        let output = [row.low, row.high.cast_unsigned()];
-        out.put_numbers(&[row.source, row.target, row.input, row.selector])?;
-        out.put_numbers(&output)?;
+        let Port { input, output, selector } = ports[row.port as usize];
+        out.put_numbers(&[row.source, row.target, input, selector])?;
+        out.put(&output.to_le_bytes())?;
     }
     let starts = starts(rows.iter().map(|row| row.target), nodes);
     out.put_numbers(&starts)?;
