@@ -43,8 +43,13 @@ impl Batch {
     }
 }
 
-/// Hashes of operations. One that is not there has no links.
-type Operations = HashSet<u64, BuildHasherDefault<DigestHasher>>;
+/// Parts of operations' digests: an operation whose part is not there has no links. One that is
+/// there by chance only costs a question.
+type Operations = HashSet<u32, BuildHasherDefault<DigestHasher>>;
+
+fn part(operation: &Digest) -> u32 {
+    spread(operation) as u32
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -83,13 +88,13 @@ impl Queue {
 
     /// False if no link is for this operation, neither in the queue nor in the storage.
     pub(super) fn may_know(&self, operation: &Digest) -> bool {
-        self.waiting().operations.as_ref().is_none_or(|known| known.contains(&spread(operation)))
+        self.waiting().operations.as_ref().is_none_or(|known| known.contains(&part(operation)))
     }
 
     /// Notes the operation of a link that is added without the queue.
     pub(super) fn note(&self, operation: &Digest) {
         if let Some(known) = &mut self.waiting().operations {
-            known.insert(spread(operation));
+            known.insert(part(operation));
         }
     }
 
@@ -124,7 +129,7 @@ impl Queue {
         }
         let Waiting { batch, operations, .. } = &mut *waiting;
         if let Some(known) = operations {
-            known.extend(links.iter().map(|(_, link)| spread(&link.digest)));
+            known.extend(links.iter().map(|(_, link)| part(&link.digest)));
         }
         batch.links.extend_from_slice(links);
         batch.keys.push((id, result, links.len()));
