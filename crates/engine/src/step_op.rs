@@ -24,14 +24,14 @@ pub trait Watcher: Send + Sync {
 
 /// A step to be run at most once per key, however many want it.
 pub struct StepOp {
+    /// The identity of its result: [`vertex_digest`].
+    pub digest: Digest,
     /// What to run. `attempt.number` is the number of the first try.
     pub attempt: Attempt,
     /// Run in place of the step when its last try has failed; success makes the failure a recovered one.
     pub on_error: Option<Attempt>,
     /// How often to try, at least 1.
     pub tries: u32,
-    /// Sets results apart that were asked to be made anew.
-    pub salt: Option<Id>,
     /// Who runs it.
     pub executor: Arc<dyn Executor>,
     /// Where its log is kept.
@@ -73,7 +73,7 @@ pub struct StepFailure {
     pub recovered: bool,
 }
 
-/// The identity of a step's result: the key of the step and the salt.
+/// The identity of a step's result: the key of the step, and a salt that sets results apart that were asked to be made anew.
 pub fn vertex_digest(step: &Step, salt: Option<Id>) -> Digest {
     let mut visitor = DigestVisitor::new("quern.vertex.step.v1");
     visitor.digest("step", &step.key());
@@ -85,7 +85,7 @@ pub fn vertex_digest(step: &Step, salt: Option<Id>) -> Digest {
 
 impl Op for StepOp {
     fn cache_map(&self, _: &OpContext<'_>, _: usize) -> Result<MapStep, OpError> {
-        Ok(MapStep::Last(CacheMap::new(vertex_digest(&self.attempt.step, self.salt))))
+        Ok(MapStep::Last(CacheMap::new(self.digest)))
     }
 
     fn exec(&self, ctx: &OpContext<'_>, _: &[SharedResult]) -> Result<Vec<SharedResult>, OpError> {

@@ -17,8 +17,8 @@ use crate::datums::{self, Common, label};
 use crate::journal::{self, DatumRecord, DatumState};
 use crate::step_op::{StepFailure, StepOp, StepResult, Watcher, vertex_digest};
 
-/// Most steps handed to the graph at once; bounds memory, not parallelism.
-const CHUNK: usize = 2048;
+/// Most steps handed to the graph at once; bounds memory and how long the first step waits, not parallelism.
+const CHUNK: usize = 256;
 
 impl Work<'_> {
     /// Runs datums and keeps what they give. Gives back the outputs and, if datums failed, a reason.
@@ -126,10 +126,10 @@ impl Work<'_> {
             let (attempt, on_error, held) = common.attempts(&**blobs, &datum)?;
             let digest = vertex_digest(&attempt.step, salt);
             let op = StepOp {
+                digest,
                 attempt,
                 on_error,
                 tries: self.pipeline.run.tries,
-                salt,
                 executor: Arc::clone(&self.runner.executor),
                 blobs: Arc::clone(blobs),
                 watcher: Arc::new(StepWatcher {
