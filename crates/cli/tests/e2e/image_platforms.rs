@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::image_space::{Registry, build, dockerfile, space_with_base, tool};
+use crate::image_space::{Registry, build, dockerfile, space_with_pushed_base, tool};
 use crate::space::{Space, text};
 
 const BOTH: &str = "--platform linux/amd64,linux/arm64";
@@ -42,10 +42,7 @@ const PROGRAM_386: [u8; 96] = {
 
 /// A cross build: one stage on the machine's own platform, one image for each platform.
 fn with_cross_build() -> (Space, Registry) {
-    let (space, registry) = (space_with_base(), Registry::open());
-    let base = format!("{}/base:1", registry.host);
-    space.quern(&format!("image tag base {base}")).ok();
-    space.quern(&format!("image push {base}")).ok();
+    let (space, registry, base) = space_with_pushed_base();
     dockerfile(
         &space,
         &format!(

@@ -6,15 +6,14 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::image_space::{BuildLog, Registry, build, dockerfile, make_base, space_with_base, tool};
+use crate::image_space::{
+    BuildLog, Registry, build, dockerfile, make_base, space_with_base, space_with_pushed_base, tool,
+};
 use crate::space::{Space, pfs, shell, sleeps, text, wait_until};
 
 /// A base image in a registry, and a Dockerfile of two stages on it.
 fn with_registry() -> (Space, Registry) {
-    let (space, registry) = (space_with_base(), Registry::open());
-    let base = format!("{}/base:1", registry.host);
-    space.quern(&format!("image tag base {base}")).ok();
-    space.quern(&format!("image push {base}")).ok();
+    let (space, registry, base) = space_with_pushed_base();
     dockerfile(
         &space,
         &format!(

@@ -16,6 +16,15 @@ pub fn space_with_base() -> Space {
     space
 }
 
+/// The same with a registry that has the base, and the base's name there.
+pub fn space_with_pushed_base() -> (Space, Registry, String) {
+    let (space, registry) = (space_with_base(), Registry::open());
+    let base = format!("{}/base:1", registry.host);
+    space.quern(&format!("image tag base {base}")).ok();
+    space.quern(&format!("image push {base}")).ok();
+    (space, registry, base)
+}
+
 /// Makes the base image, the same in every folder.
 pub fn make_base(space: &Space) {
     let context = space.path("base");

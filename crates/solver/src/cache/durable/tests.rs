@@ -263,44 +263,6 @@ fn a_damaged_file_is_put_aside() {
     assert!(error.to_string().contains("format 9 is newer"), "{error}");
 }
 
-/// Keys saved one after another, as a build does it, with questions in between.
-#[test]
-fn keys_are_found_as_soon_as_they_are_added() {
-    let folder = tempfile::tempdir().unwrap();
-    let (model, storage) = (InMemoryKeyStorage::new(), FileKeyStorage::open(folder.path()).unwrap());
-    let key = |number: u32| KeyId(Digest::of(&number.to_le_bytes()));
-    let by = |number: u32| CacheInfoLink { digest: Digest::of(&(number % 1500).to_be_bytes()), ..by(0) };
-    let same = |storage: &FileKeyStorage, source: u32, target: u32| {
-        let (mut old, mut new) = (Vec::new(), Vec::new());
-        let (id, link) = (key(source), by(target));
-        model.links(&id, &link, &mut old).unwrap();
-        storage.links(&id, &link, &mut new).unwrap();
-        assert_eq!(old, new, "from {source} by the operation of {target}");
-        assert_eq!(
-            model.knows_operation(&link.digest).unwrap(),
-            storage.knows_operation(&link.digest).unwrap()
-        );
-        let links = [(id, link), (key(target), CacheInfoLink { input: 1, ..link })];
-        assert_eq!(model.common_targets(&links).unwrap(), storage.common_targets(&links).unwrap());
-    };
-    for number in 1..3000 {
-        let links =
-            [(key(number / 2), by(number)), (key(number / 3), CacheInfoLink { input: 1, ..by(number) })];
-        let result = CacheResult { id: number.to_string().into(), created_at: Timestamp(1) };
-        for storage in [&model as &dyn CacheKeyStorage, &storage] {
-            storage.add_key(&key(number), result.clone(), &links).unwrap();
-        }
-        same(&storage, number / 2, number + 1);
-        if number % 700 == 0 {
-            same(&storage, number / 2, number);
-            assert!(storage.exists(&key(number)).unwrap());
-        }
-    }
-    drop(storage);
-    let storage = FileKeyStorage::open(folder.path()).unwrap();
-    (1..3000).for_each(|number| same(&storage, number / 2, number));
-}
-
 /// Keys enough for the thread to take part, with questions in between whose answers may still wait.
 #[test]
 fn what_waits_to_be_applied_is_found() {
