@@ -127,8 +127,10 @@ pub fn plan(blobs: &dyn Blobs, pipeline: &Pipeline, trees: &Trees, base: &Base) 
         let pattern = Pattern(Glob::compile(&now.glob, Compat::Documented)?);
         let [old, new] = [before, now].map(|found| ContentRef { digest: found.tree.0, size: found.tree.1 });
         let input = PfsInput { name: now.input.clone(), tree: Some(new), pattern: &pattern };
-        let ChangedDatums { datums, gone } = enumerate_changed(blobs, &input, &old)?;
-        if let Some(difference) = difference_of(&datums.planned(), &gone, &base.current, &base.older) {
+        // The earlier tree may be pruned with its commit; then everything is looked at, which also tells what else is wrong.
+        if let Ok(ChangedDatums { datums, gone }) = enumerate_changed(blobs, &input, &old)
+            && let Some(difference) = difference_of(&datums.planned(), &gone, &base.current, &base.older)
+        {
             let total = difference.kept + datums.len();
             return Ok(Plan { datums, total, difference, found_in });
         }
